@@ -1,0 +1,159 @@
+"""State in SQL: SQLite (WAL) by default, PostgreSQL by URL, through SQLAlchemy Core; migrations by Alembic.
+
+Each part brings its own migrations (a package with a `versions` folder) and its own version table, so parts may
+share one database or have one each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+
+class DatabaseError(Exception):
+    """A database that cannot be used; the message names it without its password."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migrations:
+    """The migrations of one part: `Migrations("alerting", "tocsin_alerting.migrations")`."""
+
+    part: str
+    package: str
+
+
+class Database:
+    """Connections to one database.
+
+    `read()` gives a connection for queries, `write()` one inside a transaction that commits at the end of the block
+    and rolls back on an exception. On SQLite writers queue up inside the process, so none ever sees "locked".
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._writer = asyncio.Lock()
+        self.dialect = engine.dialect.name
+        """`sqlite` or `postgresql`."""
+
+    @classmethod
+    async def open(cls, url: str, migrations: Sequence[Migrations] = ()) -> Database:
+        """Open `url` and bring its tables up to date.
+
+        Args:
+            url: `sqlite:///path`, `sqlite://` (in memory) or `postgresql://user:password@host/name`.
+
+        Raises:
+            DatabaseError: it cannot be reached, or a migration failed.
+        """
+        engine = _engine(url)
+        shown = engine.url.render_as_string(hide_password=True)
+        try:
+            _make_folder(engine.url)
+            async with engine.connect() as connection:
+                for part in migrations:
+                    await connection.run_sync(_upgrade, part)
+        except (sa.exc.SQLAlchemyError, OSError) as error:
+            await engine.dispose()
+            raise DatabaseError(f"cannot use the database {shown}: {_first_line(error)}") from error
+        return cls(engine)
+
+    @contextlib.asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """Give a connection for queries."""
+        async with self._engine.connect() as connection:
+            yield connection
+
+    @contextlib.asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """Give a connection inside a transaction."""
+        if self.dialect != "sqlite":
+            async with self._engine.begin() as connection:
+                yield connection
+            return
+        async with self._writer, self._engine.connect() as connection:
+            # IMMEDIATE takes SQLite's write lock at once, so that another process' writer is waited for here.
+            await connection.execution_options(sqlite_begin="IMMEDIATE")
+            async with connection.begin():
+                yield connection
+
+    async def close(self) -> None:
+        """Close all connections; SQLite then folds its write-ahead log into the file."""
+        await self._engine.dispose()
+
+
+def sqlite_url(path: Path) -> str:
+    """Return the URL of a SQLite file."""
+    return f"sqlite:///{path}"
+
+
+def _engine(url: str) -> AsyncEngine:
+    try:
+        parsed = make_url(url)
+    except sa.exc.ArgumentError as error:
+        raise DatabaseError("this is not a database URL; write sqlite:///path or postgresql://...") from error
+    drivers = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
+    name = parsed.get_backend_name()
+    if name not in drivers:
+        raise DatabaseError(f"{name} is not supported; use sqlite:///path or postgresql://...")
+    parsed = parsed.set(drivername=drivers[name])
+    if drivers[name].startswith("postgresql"):
+        return create_async_engine(parsed, pool_pre_ping=True)
+    engine = create_async_engine(parsed, connect_args={"timeout": 5.0})
+    sa.event.listen(engine.sync_engine, "connect", _configure_sqlite)
+    sa.event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _make_folder(url: sa.URL) -> None:
+    if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:":
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+
+
+def _configure_sqlite(connection: Any, _: object) -> None:
+    connection.isolation_level = None  # pysqlite must not begin transactions by itself: _begin_sqlite does
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000", "cache_size=-2000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    kind = connection.get_execution_options().get("sqlite_begin", "DEFERRED")
+    connection.exec_driver_sql(f"BEGIN {kind}")
+
+
+def _upgrade(connection: sa.Connection, migrations: Migrations) -> None:
+    with as_file(files(migrations.package)) as folder:
+        config = Config()
+        config.set_main_option("script_location", str(folder))
+        config.set_main_option("path_separator", "os")
+        script = ScriptDirectory.from_config(config)
+
+        def steps(revision: Any, _: object) -> Any:
+            return script._upgrade_revs("head", revision)
+
+        with EnvironmentContext(config, script, fn=steps) as environment:
+            environment.configure(
+                connection=connection,
+                version_table=f"tocsin_{migrations.part}_version",
+                transactional_ddl=True,
+            )
+            with environment.begin_transaction():
+                environment.run_migrations()
+        connection.commit()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error.args[0] if error.args else error).splitlines()[0]
