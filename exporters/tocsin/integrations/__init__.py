@@ -1,0 +1,1 @@
+"""What tocsin does for particular servers and frameworks; one module each."""

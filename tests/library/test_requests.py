@@ -1,0 +1,358 @@
+"""What counts as one request, when it is over, and under which status. In process; test_servers.py has real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from fastapi import BackgroundTasks, FastAPI, HTTPException
+from fastapi.responses import StreamingResponse
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+import tocsin
+from tocsin.testing import Answer, Capture, active, call, counted, dropped, seconds
+
+
+async def bare(scope: Any, receive: Any, send: Any) -> None:
+    """An ASGI application without a framework."""
+    if scope["path"] == "/boom":
+        raise RuntimeError("boom")
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+def starlette() -> Starlette:
+    async def boom(request: Request) -> Response:
+        raise RuntimeError("boom")
+
+    async def ok(request: Request) -> Response:
+        return PlainTextResponse("ok")
+
+    return Starlette(routes=[Route("/", ok), Route("/boom", boom)])
+
+
+def fastapi() -> FastAPI:
+    app = FastAPI()
+
+    @app.get("/")
+    def ok() -> str:
+        return "ok"
+
+    @app.get("/boom")
+    async def boom() -> None:
+        raise RuntimeError("boom")
+
+    return app
+
+
+APPS = pytest.mark.parametrize("make", [lambda: bare, starlette, fastapi], ids=["bare", "starlette", "fastapi"])
+
+
+@APPS
+async def test_a_request_is_counted_once(make: Callable[[], Any], registry: CollectorRegistry, lines: Capture) -> None:
+    """One request: one count, one access line, nothing in flight afterwards."""
+    app = tocsin.instrument(make(), registry=registry, log_stream=lines)
+    assert (await call(app, "/")).status == 200
+    route = "" if make() is bare else "/"
+    assert counted(registry) == {("GET", route, "200"): 1}
+    assert active(registry) == 0
+    assert len(lines.access) == 1
+    assert dropped(registry) == {}
+
+
+@APPS
+async def test_an_exception_is_counted_once_as_500_and_raised_again(
+    make: Callable[[], Any], registry: CollectorRegistry, lines: Capture
+) -> None:
+    """The server above still sees the exception; the access line says what it was."""
+    app = tocsin.instrument(make(), registry=registry, log_stream=lines)
+    with pytest.raises(RuntimeError, match="boom"):
+        await call(app, "/boom")
+    assert [status for _, _, status in counted(registry)] == ["500"]
+    assert sum(counted(registry).values()) == 1
+    assert active(registry) == 0
+    (line,) = lines.access
+    assert line["log.level"] == "error"
+    assert line["error.type"] == "RuntimeError"
+    assert line["error.message"] == "boom"
+    assert 'raise RuntimeError("boom")' in line["error.stack_trace"]
+
+
+async def test_expected_errors_are_not_exceptions(registry: CollectorRegistry, lines: Capture) -> None:
+    """HTTPException, a refused body and a wrong method are answers like others: counted, level info."""
+    app = FastAPI()
+
+    @app.get("/teapot")
+    def teapot() -> None:
+        raise HTTPException(418)
+
+    @app.get("/number/{n}")
+    def number(n: int) -> int:
+        return n
+
+    tocsin.instrument(app, registry=registry, log_stream=lines)
+    await call(app, "/teapot")
+    await call(app, "/number/x")
+    await call(app, "/number/1", method="DELETE")
+    assert counted(registry) == {
+        ("GET", "/teapot", "418"): 1,
+        ("GET", "/number/{n}", "422"): 1,
+        ("DELETE", "/number/{n}", "405"): 1,
+    }
+    assert {line["log.level"] for line in lines.access} == {"info"}
+    assert all("error.type" not in line for line in lines.access)
+
+
+async def test_a_handled_exception_is_what_its_handler_answers(registry: CollectorRegistry, lines: Capture) -> None:
+    """A custom handler for Exception runs inside the trace, and its status is the one that counts."""
+    seen: list[dict[str, str]] = []
+
+    async def sorry(request: Request, error: Exception) -> Response:
+        seen.append(tocsin.trace_headers())
+        return PlainTextResponse("sorry", 503)
+
+    app = fastapi()
+    app.add_exception_handler(Exception, sorry)
+    tocsin.instrument(app, registry=registry, log_stream=lines)
+    with pytest.raises(RuntimeError):
+        await call(app, "/boom")
+    assert counted(registry) == {("GET", "/boom", "503"): 1}
+    assert lines.access[0]["trace.id"] in seen[0]["traceparent"]
+    assert lines.access[0]["error.type"] == "RuntimeError"
+
+
+async def test_the_duration_ends_with_the_last_byte_not_with_background_tasks(
+    registry: CollectorRegistry, lines: Capture
+) -> None:
+    """What runs after the answer is not time the client waited; the line is written before it."""
+    app = FastAPI()
+    written: list[int] = []
+
+    async def later() -> None:
+        await asyncio.sleep(0.5)
+        written.append(len(lines.access))
+
+    @app.get("/")
+    async def answer(tasks: BackgroundTasks) -> str:
+        tasks.add_task(later)
+        return "ok"
+
+    tocsin.instrument(app, registry=registry, log_stream=lines)
+    began = time.perf_counter()
+    await call(app, "/")
+    assert time.perf_counter() - began >= 0.5
+    assert seconds(registry) < 0.45
+    assert written == [1]
+
+
+async def test_a_failing_background_task_is_not_a_second_request(registry: CollectorRegistry, lines: Capture) -> None:
+    """The client had its answer; the exception goes on to the server."""
+    app = FastAPI()
+
+    def fail() -> None:
+        raise RuntimeError("later")
+
+    @app.get("/")
+    async def answer(tasks: BackgroundTasks) -> str:
+        tasks.add_task(fail)
+        return "ok"
+
+    tocsin.instrument(app, registry=registry, log_stream=lines)
+    with pytest.raises(RuntimeError, match="later"):
+        await call(app, "/")
+    assert counted(registry) == {("GET", "/", "200"): 1}
+    assert len(lines.access) == 1
+
+
+def streaming(chunks: int, pause: float, *, fail: bool = False) -> FastAPI:
+    app = FastAPI()
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(chunks):
+            yield b"x"
+            await asyncio.sleep(pause)
+        if fail:
+            raise RuntimeError("halfway")
+
+    @app.get("/stream")
+    async def stream() -> StreamingResponse:
+        return StreamingResponse(body())
+
+    return app
+
+
+async def test_a_stream_lasts_until_its_last_byte(registry: CollectorRegistry, lines: Capture) -> None:
+    """Streams are measured whole, and passed on chunk by chunk."""
+    app = tocsin.instrument(streaming(3, 0.05), registry=registry, log_stream=lines)
+    answer = await call(app, "/stream")
+    assert answer.body == b"xxx"
+    assert len(answer.messages) > 3
+    assert seconds(registry) >= 0.15
+    assert counted(registry) == {("GET", "/stream", "200"): 1}
+
+
+async def test_a_stream_that_breaks_is_counted_as_500(registry: CollectorRegistry, lines: Capture) -> None:
+    """The status line said 200, the client got half of it: that is an error of ours."""
+    app = tocsin.instrument(streaming(1, 0, fail=True), registry=registry, log_stream=lines)
+    with pytest.raises(RuntimeError, match="halfway"):
+        await call(app, "/stream")
+    assert counted(registry) == {("GET", "/stream", "500"): 1}
+    assert active(registry) == 0
+
+
+async def test_a_client_that_goes_away_is_counted_as_499(registry: CollectorRegistry, lines: Capture) -> None:
+    """A disconnect in the middle of a stream ends the request; it is not the server's error."""
+    app = tocsin.instrument(streaming(1_000, 0.001), registry=registry, log_stream=lines)
+    await call(app, "/stream", disconnect_after=2)
+    assert counted(registry) == {("GET", "/stream", "499"): 1}
+    assert active(registry) == 0
+    assert lines.access[0]["log.level"] == "info"
+
+
+async def test_a_cancelled_request_is_counted_and_leaves_nothing_in_flight(
+    registry: CollectorRegistry, lines: Capture
+) -> None:
+    """Servers cancel on shutdown and time-out: the gauge goes back, the cancellation goes on."""
+    entered = asyncio.Event()
+
+    async def hang(scope: Any, receive: Any, send: Any) -> None:
+        entered.set()
+        await asyncio.Event().wait()
+
+    app = tocsin.instrument(hang, registry=registry, log_stream=lines)
+    task = asyncio.create_task(call(app))
+    await entered.wait()
+    assert active(registry) == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert active(registry) == 0
+    assert counted(registry) == {("GET", "", "499"): 1}
+
+
+async def test_an_application_that_answers_nothing_is_counted_as_500(
+    registry: CollectorRegistry, lines: Capture
+) -> None:
+    """The server answers 500 in its place."""
+
+    async def silent(scope: Any, receive: Any, send: Any) -> None:
+        return
+
+    await call(tocsin.instrument(silent, registry=registry, log_stream=lines))
+    assert counted(registry) == {("GET", "", "500"): 1}
+
+
+@pytest.mark.parametrize(
+    ("start", "rest"),
+    [
+        ({}, [{"type": "http.response.pathsend", "path": "/tmp/x"}]),
+        (
+            {"trailers": True},
+            [
+                {"type": "http.response.body", "body": b"x"},
+                {"type": "http.response.trailers", "headers": [], "more_trailers": False},
+            ],
+        ),
+    ],
+    ids=["pathsend", "trailers"],
+)
+async def test_other_ends_of_an_answer_are_ends(
+    start: dict[str, Any], rest: list[dict[str, Any]], registry: CollectorRegistry, lines: Capture
+) -> None:
+    """A file sent by the server, or trailers after the body, end a request too."""
+    counts: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [], **start})
+        for message in rest:
+            counts.append(len(lines.access))
+            await send(message)
+        counts.append(len(lines.access))
+
+    await call(tocsin.instrument(app, registry=registry, log_stream=lines))
+    assert counts[-1] == 1
+    assert set(counts[:-1]) == {0}
+    assert counted(registry) == {("GET", "", "200"): 1}
+
+
+@pytest.mark.parametrize(
+    ("method", "label"), [("QUERY", "QUERY"), ("BREW", "_OTHER"), ("get", "_OTHER"), ("", "_OTHER")]
+)
+async def test_made_up_methods_share_one_label(
+    method: str, label: str, registry: CollectorRegistry, lines: Capture
+) -> None:
+    """A client cannot make series by making methods up."""
+    await call(tocsin.instrument(bare, registry=registry, log_stream=lines), method=method)
+    assert counted(registry) == {(label, "", "200"): 1}
+
+
+async def test_excluded_paths_leave_no_trace(registry: CollectorRegistry, lines: Capture) -> None:
+    """`exclude` takes exact paths, and with a star all that begin like this."""
+    app = tocsin.instrument(bare, registry=registry, log_stream=lines, exclude=("/healthz", "/internal/*"))
+    for path in ("/healthz", "/internal/x", "/healthz/deep", "/internals"):
+        assert (await call(app, path)).status == 200
+    assert [line["url.path"] for line in lines.access] == ["/healthz/deep", "/internals"]
+
+
+async def test_base_http_middleware_changes_nothing(registry: CollectorRegistry, lines: Capture) -> None:
+    """Middleware that runs the application in another task neither hides routes nor counts twice."""
+    app = fastapi()
+
+    async def through(request: Request, call_next: Any) -> Response:
+        response: Response = await call_next(request)
+        return response
+
+    tocsin.instrument(app, registry=registry, log_stream=lines)
+    app.add_middleware(BaseHTTPMiddleware, dispatch=through)
+    await call(app, "/")
+    with pytest.raises(RuntimeError):
+        await call(app, "/boom")
+    assert counted(registry) == {("GET", "/", "200"): 1, ("GET", "/boom", "500"): 1}
+    assert len(lines.access) == 2
+
+
+async def test_websockets_and_lifespan_pass_through_untouched(registry: CollectorRegistry, lines: Capture) -> None:
+    """The application gets the very objects the server gave."""
+    seen: list[tuple[Any, Any, Any]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append((scope, receive, send))
+
+    instrumented: Any = tocsin.instrument(app, registry=registry, log_stream=lines)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        raise AssertionError(message)
+
+    for kind in ("websocket", "lifespan"):
+        scope = {"type": kind, "path": "/"}
+        await instrumented(scope, receive, send)
+        assert seen[-1][0] is scope
+        assert seen[-1][1:] == (receive, send)
+        assert scope == {"type": kind, "path": "/"}
+    assert counted(registry) == {}
+    assert lines.events == []
+
+
+async def test_messages_pass_as_they_are(registry: CollectorRegistry, lines: Capture) -> None:
+    """A five-megabyte answer is the same object on both sides: nothing is buffered or copied."""
+    start: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": [(b"a", b"1"), (b"a", b"2")]}
+    body = {"type": "http.response.body", "body": b"x" * 5_000_000}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start)
+        await send(body)
+
+    answer: Answer = await call(tocsin.instrument(app, registry=registry, log_stream=lines))
+    assert answer.messages[0] is start
+    assert answer.messages[1] is body
