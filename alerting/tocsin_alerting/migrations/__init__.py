@@ -1,0 +1,1 @@
+"""The tables of the alert router, as Alembic migrations."""

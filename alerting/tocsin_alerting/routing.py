@@ -1,0 +1,65 @@
+"""The route tree: which receivers an alert goes to and how it is grouped there. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from tocsin_alerting.matchers import Matcher, match_all, quote
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One node, with everything it inherits already filled in. Durations are seconds.
+
+    Args:
+        node: where it stands in the tree, unique: `0`, `0.2`, `0.2.1`.
+        key: its matchers from the root on, the first half of group keys; two siblings may have the same.
+        group_by: label names, or None for all labels (`...`).
+        descend: its `continue`: siblings after it are looked at too.
+    """
+
+    node: str
+    key: str
+    receiver: str
+    group_by: frozenset[str] | None
+    group_wait: float
+    group_interval: float
+    repeat_interval: float
+    matchers: tuple[Matcher, ...] = ()
+    descend: bool = False
+    routes: tuple[Route, ...] = ()
+
+    def group_labels(self, labels: Mapping[str, str]) -> dict[str, str]:
+        """Return the labels that name the group an alert belongs to here."""
+        kept = labels if self.group_by is None else self.group_by & labels.keys()
+        return {name: labels[name] for name in sorted(kept)}
+
+    def group_key(self, group_labels: Mapping[str, str]) -> str:
+        """Return the name of a group as Alertmanager writes it: `{}/{dc="eu"}:{alertname="Down"}`."""
+        pairs = ", ".join(f"{name}={quote(value)}" for name, value in sorted(group_labels.items()))
+        return f"{self.key}:{{{pairs}}}"
+
+
+def match(route: Route, labels: Mapping[str, str]) -> list[Route]:
+    """Return the nodes that handle an alert, in tree order; empty if `route` itself does not match.
+
+    A node handles what none of its children matched. After a child that matched, its later siblings are looked at
+    only if it says `continue`.
+    """
+    if not match_all(route.matchers, labels):
+        return []
+    found: list[Route] = []
+    for child in route.routes:
+        below = match(child, labels)
+        found += below
+        if below and not child.descend:
+            break
+    return found or [route]
+
+
+def walk(route: Route) -> Iterator[Route]:
+    """Yield a node and all below it, in tree order."""
+    yield route
+    for child in route.routes:
+        yield from walk(child)

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from tocsin_alerting import messages
+from tocsin_alerting.model import Reason
+from tocsin_alerting.testing import NOW, alert, notification
+
+_SHOP = {"service": "shop", "severity": "page"}
+
+
+def test_one_alert_on_a_terminal() -> None:
+    """What is broken, since when, what was seen, what to do."""
+    one = alert(
+        "ProbeDown",
+        **_SHOP,
+        summary="https://shop.example/checkout answered 500",
+        description="connect ok, HTTP status 500 instead of 200",
+        runbook_url="https://run.example/probe-down",
+    )
+    assert messages.block(notification(one, now=NOW + 35)) == (
+        "ALERT  page  shop  ProbeDown: https://shop.example/checkout answered 500     since 00:00:00 UTC (35 s)\n"
+        "  what   connect ok, HTTP status 500 instead of 200\n"
+        "  do     runbook https://run.example/probe-down"
+    )
+
+
+def test_the_end_is_one_line() -> None:
+    """OK, and how long it lasted."""
+    ended = alert("ProbeDown", **_SHOP, end=NOW + 130)
+    told = notification(ended, reason=Reason.ALL_RESOLVED, now=NOW + 200)
+    assert messages.block(told) == "OK     page  shop  ProbeDown resolved after 2 min"
+    assert messages.subject(told) == "OK page shop ProbeDown resolved after 2 min"
+
+
+def test_several_alerts_are_listed_with_what_tells_them_apart() -> None:
+    """Labels that all share are not repeated."""
+    told = notification(
+        alert("ProbeDown", **_SHOP, check="checkout", summary="checkout answers 500"),
+        alert("ProbeDown", **_SHOP, check="search", start=NOW + 10, summary="search times out"),
+        alert("ProbeDown", **_SHOP, check="home", end=NOW + 20),
+        now=NOW + 35,
+    )
+    assert messages.block(told) == (
+        "ALERT  page  shop  ProbeDown: checkout answers 500 (2 firing, 1 resolved)     since 00:00:00 UTC (35 s)\n"
+        "  - ProbeDown (check=checkout)\n"
+        "    what   checkout answers 500\n"
+        "    since  00:00:00 UTC (35 s)\n"
+        "  - ProbeDown (check=search)\n"
+        "    what   search times out\n"
+        "    since  00:00:10 UTC (25 s)\n"
+        "  - ProbeDown (check=home) is over\n"
+        "    lasted 20 s"
+    )
+
+
+def test_a_repeat_says_that_it_is_one() -> None:
+    """Nobody looks for a new outage."""
+    told = notification(
+        alert("Slow", end=NOW + 99_999, summary="p99 is 3 s"), reason=Reason.REPEAT, now=NOW + 86_400 + 60
+    )
+    assert messages.subject(told) == "STILL Slow: p99 is 3 s"
+    assert "since 2025-11-23 00:00 UTC (24 h 1 min)" in messages.block(told)
+
+
+def test_the_gravest_severity_stands_first() -> None:
+    """A page is not hidden behind a ticket."""
+    told = notification(alert("A", severity="ticket"), alert("B", severity="page"))
+    assert messages.subject(told).startswith("ALERT page A, B")
+
+
+def test_an_alert_without_a_summary_shows_its_labels() -> None:
+    """There is always something to go by."""
+    assert messages.subject(notification(alert("Down", instance="web-1:80"))) == "ALERT Down: instance=web-1:80"
+
+
+def test_labels_cannot_write_on_the_terminal() -> None:
+    """Escape sequences and newlines of a label are taken out."""
+    told = notification(alert("Evil\x1b[2J", summary="one\ntwo\rthree\x07"))
+    assert messages.block(told).splitlines()[0].startswith("ALERT  Evil [2J: one two three")
+
+
+def test_a_crowd_is_counted() -> None:
+    """Ten are listed, the others are behind the link."""
+    told = notification(*(alert("Down", instance=f"web-{n:02}") for n in range(14)))
+    assert messages.text(told).endswith("and 4 more: http://router:9093/#/alerts?receiver=team")
+    assert messages.text(told).count("Down (instance=") == 10
