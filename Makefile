@@ -17,7 +17,7 @@ up: $(USER_READY)  ## run everything here, with a demo shop to break (Ctrl+C sto
 
 test: $(DEV_READY)  ## all tests but the slow ones
 	@$(BIN)/tocsin fetch prometheus prometheus-alertmanager
-	@$(BIN)/tocsin fetch --with-dependencies chromium
+	@$(BIN)/tocsin fetch --with-dependencies chromium fonts-dejavu-core postgresql
 	@$(BIN)/python -m pytest -m "not slow"
 
 lint: $(DEV_READY)  ## style, import rules, generated files

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
-import re2  # type: ignore[import-untyped]  # google-re2 ships no types
+import re2
 
 _CLASSIC: Final = re.compile(r"\s*([a-zA-Z_:][a-zA-Z0-9_:]*)\s*(=~|!~|!=|=)\s*(.*?)\s*", re.DOTALL)
 _LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")

@@ -21,6 +21,8 @@ WHAT_LIMIT: Final = 200
 """Characters of the sentence in the subject."""
 TEXT_LIMIT: Final = 500
 """Characters of any other text of one alert."""
+LINK_LIMIT: Final = 200
+"""Characters of a link; a longer one (Prometheus puts the whole query into it) would bury the rest."""
 
 _SEVERITIES: Final = ("critical", "page", "error", "high", "warning", "ticket", "info", "none")
 """From the one that wakes people to the one that nobody reads."""
@@ -155,7 +157,8 @@ def _entry(alert: Alert, now: float, shared: dict[str, str], *, alone: bool) -> 
     if alert.resolved(now):
         took = durations.human(max(0.0, alert.ends_at - alert.starts_at))
         return Entry(f"{title} is over", (("lasted", took),))
-    what, more = _what(alert), clean(alert.annotations.get("description", ""))
+    what = _what(alert)
+    more = "; ".join(filter(None, map(clean, alert.annotations.get("description", "").splitlines())))
     # The subject says what of a single alert; do not say it twice.
     said = [] if alone and len(what) <= WHAT_LIMIT else [what]
     if more and more != what:
@@ -163,7 +166,8 @@ def _entry(alert: Alert, now: float, shared: dict[str, str], *, alone: bool) -> 
     facts = [("what" if index == 0 else "more", text) for index, text in enumerate(said)]
     facts += [("since", _since(alert, now))]
     facts += [("do", f"runbook {found}")] if (found := _runbook(alert)) else []
-    facts += [("graph", clean(alert.generator_url))]
+    graph = clean(alert.generator_url)
+    facts += [("graph", graph)] if len(graph) <= LINK_LIMIT else []
     return Entry(title, tuple((word, cut(text, TEXT_LIMIT)) for word, text in facts if text))
 
 

@@ -53,7 +53,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-class _Running:
+class Running:
     """A service that has been started."""
 
     def __init__(self, service: Service) -> None:
@@ -117,12 +117,12 @@ async def serve(
     """
     log = telemetry.logger("tocsin.run")
     stop = stop or asyncio.Event()
-    running: list[_Running] = []
+    running: list[Running] = []
     code = 0
     async with _signals(stop, reload):
         try:
             for service in services:
-                running.append(_Running(service))
+                running.append(Running(service))
                 await running[-1].start()
             await ready()
             if failed := await _first_failure(running, stop):
@@ -136,7 +136,7 @@ async def serve(
     return code
 
 
-async def _first_failure(running: Sequence[_Running], stop: asyncio.Event) -> asyncio.Task[None] | None:
+async def _first_failure(running: Sequence[Running], stop: asyncio.Event) -> asyncio.Task[None] | None:
     stopped = asyncio.create_task(_wait(stop))
     tasks = [task for item in running for task in item.tasks]
     done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -148,7 +148,7 @@ async def _wait(event: asyncio.Event) -> None:
     await event.wait()
 
 
-async def _shut_down(running: Sequence[_Running], grace: float) -> bool:
+async def _shut_down(running: Sequence[Running], grace: float) -> bool:
     """Stop everything, last started first; return whether all of it was done in time."""
     log = telemetry.logger("tocsin.run")
     clean = True

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from typing import Literal
+from typing import Literal, TextIO
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 import tocsin
 from tocsin import names
+
+_LIBRARIES = ("alembic", "apscheduler", "asyncio", "httpcore", "httpx", "slack_sdk", "sqlalchemy", "uvicorn")
 
 Format = Literal["json", "logfmt", "console"]
 
@@ -29,9 +32,15 @@ def histogram(metric: names.Metric, registry: CollectorRegistry) -> Histogram:
     return Histogram(metric.name, metric.help, metric.labels, buckets=metric.buckets, registry=registry)
 
 
-def configure(service: str, *, level: str = "info", format: Format = "json") -> None:  # noqa: A002 the flag's name
-    """Send the logs of this process to stderr, stdlib's included."""
-    tocsin.configure_logs(service_name=service, level=level, format=format, stream=sys.stderr)
+def configure(service: str, *, level: str = "info", format: Format = "json", stream: TextIO | None = None) -> None:  # noqa: A002
+    """Send the logs of this process to `stream` (stderr by default), those of libraries from `warning` on.
+
+    Below that, libraries say what they do, not what is wrong; httpx for one writes whole URLs, and the URL of a
+    webhook is its password.
+    """
+    tocsin.configure_logs(service_name=service, level=level, format=format, stream=stream or sys.stderr)
+    for name in _LIBRARIES:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def logger(name: str) -> structlog.typing.FilteringBoundLogger:

@@ -107,22 +107,22 @@ class Sink:
 
 
 @contextlib.asynccontextmanager
-async def sink(answer: Callable[[Received], Response] | None = None) -> AsyncIterator[Sink]:
-    """Run a `Sink` on a free port."""
+async def sink(answer: Callable[[Received], Response] | None = None, *, port: int = 0) -> AsyncIterator[Sink]:
+    """Run a `Sink` on `port`, or on a free one."""
     result = Sink()
     if answer is not None:
         result.answer = answer
     methods = ["GET", "POST", "PUT", "DELETE", "HEAD"]
     app = Starlette(routes=[Route("/{path:path}", result._handle, methods=methods)])
-    async with serving(app) as result.url:
+    async with serving(app, port=port) as result.url:
         yield result
 
 
 @contextlib.asynccontextmanager
-async def serving(app: ASGIApp) -> AsyncIterator[str]:
-    """Serve an ASGI app on a free port of loopback and give its URL."""
-    listener = web.bind(web.Address("127.0.0.1", 0))
-    item = run._Running(run.Service("test", app=app, listener=listener))
+async def serving(app: ASGIApp, *, port: int = 0) -> AsyncIterator[str]:
+    """Serve an ASGI app on loopback, on `port` or a free one, and give its URL."""
+    listener = web.bind(web.Address("127.0.0.1", port))
+    item = run.Running(run.Service("test", app=app, listener=listener))
     await item.start()
     try:
         yield web.bound(listener).url

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tocsin.names import HTTP_SERVER_REQUEST_DURATION
 from tocsin_dashboards import burn
 from tocsin_dashboards.promql import equals, select, total
-from tocsin_dashboards.rule import Group, Links, Rule, alert, group, recording
+from tocsin_dashboards.rule import Group, Links, Rule, Severity, alert, group, recording
 from tocsin_service import durations
 
 REQUESTS = f"{HTTP_SERVER_REQUEST_DURATION.name}_count"
@@ -39,6 +39,7 @@ class Slo:
         window: seconds looked back over.
         route: a route template such as `/checkout`, or None for all routes together.
         min_bad_events: failures within an alert's long window below which it stays quiet.
+        severities: which of its alerts it has: `page` for the fast ones, `ticket` for the slow ones.
 
     Raises:
         ValueError: a value outside its bounds.
@@ -50,6 +51,7 @@ class Slo:
     window: float = burn.MONTH
     route: str | None = None
     min_bad_events: int = 10
+    severities: tuple[Severity, ...] = ("page", "ticket")
 
     def __post_init__(self) -> None:
         """Refuse what could not be watched."""
@@ -86,7 +88,8 @@ class Slo:
 
 def plan(slo: Slo, *, scrape_interval: float) -> tuple[tuple[burn.Pair, ...], tuple[burn.Dropped, ...]]:
     """Return the alerts that `slo` gets, and those it cannot have with the reason. Scrape interval in seconds."""
-    return burn.plan(budget=slo.budget, window=slo.window, scrape_interval=scrape_interval)
+    pairs, dropped = burn.plan(budget=slo.budget, window=slo.window, scrape_interval=scrape_interval)
+    return tuple(pair for pair in pairs if pair.severity in slo.severities), dropped
 
 
 def groups(slo: Slo, *, scrape_interval: float, evaluation_interval: float, links: Links) -> list[Group]:

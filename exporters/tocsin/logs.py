@@ -256,7 +256,7 @@ class StdlibHandler(logging.Handler):
         fields = {name: value for name, value in record.__dict__.items() if name not in _RECORD_FIELDS}
         pipeline.event(
             level,
-            message,
+            message.rstrip(),
             fields,
             logger=record.name,
             error=_error_of(record.exc_info),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import time
 import traceback
@@ -130,6 +131,8 @@ class Pipeline:
             event[_CLIENT_IP] = client
         if error is not None:
             _add_error(event, error)
+            with contextlib.suppress(Exception):  # an exception with slots cannot be marked; it is then told twice
+                error.__tocsin_told__ = True  # type: ignore[attr-defined]  # our mark on a foreign object
         bound = _bound()
         if bound:
             _add_fields(event, clean_fields(bound))
@@ -144,6 +147,11 @@ class Pipeline:
             self.families.dropped("logs", "write")
         except Exception:  # a stream of the application's own making
             self.families.dropped("logs", "write")
+
+
+def told(error: BaseException) -> bool:
+    """Return whether an access line has told this exception."""
+    return getattr(error, "__tocsin_told__", False)
 
 
 @lru_cache(maxsize=4096)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tocsin_alerting import messages
 from tocsin_alerting.model import Reason
 from tocsin_alerting.testing import NOW, alert, notification
@@ -83,3 +85,11 @@ def test_a_crowd_is_counted() -> None:
     told = notification(*(alert("Down", instance=f"web-{n:02}") for n in range(14)))
     assert messages.text(told).endswith("and 4 more: http://router:9093/#/alerts?receiver=team")
     assert messages.text(told).count("Down (instance=") == 10
+
+
+def test_a_link_that_fills_the_screen_is_left_out_and_lines_stay_apart() -> None:
+    """Prometheus puts whole queries into its links; a description of several lines reads as several statements."""
+    told = alert("ProbeDown", **_SHOP, summary="s", description="Target: x\nPhases: y")
+    shown = messages.block(notification(replace(told, generator_url="http://p/" + "q" * 200)))
+    assert "http://p/" not in shown
+    assert "Target: x; Phases: y" in shown

@@ -84,7 +84,7 @@ def raw(url: str, request: bytes, *, read: int = 1 << 20) -> bytes:
 
 @PARSERS
 def test_the_whole_way(http: str, serve: Any, registry: CollectorRegistry, lines: Capture) -> None:
-    """Answers are unchanged, each request is counted and logged once, uvicorn's access log is silent."""
+    """Answers are unchanged, each request is counted and logged once with its exception, uvicorn is silent."""
     app = tocsin.instrument(shop(), service_name="shop", registry=registry, log_stream=lines)
     url = serve(app, http=http)
     with httpx.Client(base_url=url) as client:
@@ -108,6 +108,7 @@ def test_the_whole_way(http: str, serve: Any, registry: CollectorRegistry, lines
     handler = next(line for line in lines.application if line["message"] == "handler")
     assert handler["trace.id"] == "a" * 32
     assert not any(line.get("log.logger") == "uvicorn.access" for line in lines.events)
+    assert [line.get("http.route") for line in lines.events if "error.type" in line] == ["/boom"]
     assert "SECRET" not in lines.getvalue().decode()
 
 

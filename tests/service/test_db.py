@@ -41,9 +41,9 @@ def migrations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 NOTES = Migrations("notes", "notes_part")
 
 
-async def test_tables_are_brought_up_to_date_and_kept(tmp_path: Path, migrations: Path) -> None:
+async def test_tables_are_brought_up_to_date_and_kept(any_database_url: str, migrations: Path) -> None:
     """A first start makes the tables, a newer version changes them, and what was there stays."""
-    url = sqlite_url(tmp_path / "data" / "x.db")
+    url = any_database_url
     database = await Database.open(url, [NOTES])
     async with database.write() as connection:
         await connection.execute(sa.text("insert into note (text) values ('kept')"))
@@ -71,9 +71,9 @@ async def test_a_failed_migration_changes_nothing(tmp_path: Path, migrations: Pa
     await database.close()
 
 
-async def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path, migrations: Path) -> None:
+async def test_a_transaction_that_fails_leaves_nothing(any_database_url: str, migrations: Path) -> None:
     """State change and outbox row stand or fall together."""
-    database = await Database.open(sqlite_url(tmp_path / "x.db"), [NOTES])
+    database = await Database.open(any_database_url, [NOTES])
 
     async def fail() -> None:
         async with database.write() as connection:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -25,46 +20,11 @@ from tocsin_uptime.storage import MIGRATIONS, Storage
 _NOW = 1_763_856_000.0
 
 
-@pytest.fixture(scope="module")
-def postgresql() -> Iterator[str]:
-    """A PostgreSQL of our own, on a socket in a folder of our own."""
-    if shutil.which("initdb") is None or shutil.which("pg_ctl") is None:
-        pytest.skip("PostgreSQL is not installed: apt-get install postgresql, with initdb and pg_ctl on the PATH")
-    # Not below pytest's folder, which nobody but its owner may enter.
-    folder = Path(tempfile.mkdtemp(prefix="tocsin-postgresql-"))
-    prefix: list[str] = []
-    if os.geteuid() == 0:
-        # PostgreSQL refuses to run as root.
-        try:
-            owner = pwd.getpwnam("postgres")
-        except KeyError:
-            pytest.skip("running as root, and there is no user postgres to run PostgreSQL as")
-        os.chown(folder, owner.pw_uid, owner.pw_gid)
-        prefix = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-
-    def run(*command: str) -> None:
-        subprocess.run([*prefix, *command], check=True, capture_output=True, cwd=folder)
-
-    data = str(folder / "data")
-    run("initdb", "-D", data, "-U", "tocsin", "--auth=trust", "--no-sync")
-    options = f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off"
-    run("pg_ctl", "-D", data, "-w", "-l", str(folder / "log"), "-o", options, "start")
-    try:
-        yield f"postgresql://tocsin@/postgres?host={folder}"
-    finally:
-        run("pg_ctl", "-D", data, "-m", "immediate", "stop")
-        shutil.rmtree(folder)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Storage]:
+@pytest.fixture
+async def storage(any_database_url: str) -> AsyncIterator[Storage]:
     """Empty tables on each database."""
-    url = f"sqlite:///{tmp_path}/x.db" if request.param == "sqlite" else request.getfixturevalue("postgresql")
-    database = await Database.open(url, [MIGRATIONS])
-    storage = Storage(database)
-    await storage.expire(_NOW + 1e9)
-    await storage.forget_all_but([])
-    yield storage
+    database = await Database.open(any_database_url, [MIGRATIONS])
+    yield Storage(database)
     await database.close()
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 
 from tocsin.logs import StdlibHandler
+from tocsin.pipeline import told
 
 _ACCESS = "uvicorn.access"
+_ERRORS = "uvicorn.error"
 _SERVER = "uvicorn"
 
 
@@ -18,8 +20,15 @@ def _drop(_record: logging.LogRecord) -> bool:
     return False
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Return False for an exception that our access line has told, with its trace id."""
+    error = record.exc_info[1] if record.exc_info else None
+    return error is None or not told(error)
+
+
 def quiet_access_log() -> None:
-    """Silence `uvicorn.access`: there is exactly one access line for a request, and it is ours."""
+    """Silence what uvicorn says of a request: there is one line for each, with its exception, and it is ours."""
+    logging.getLogger(_ERRORS).addFilter(_is_news)
     access = logging.getLogger(_ACCESS)
     access.addFilter(_drop)  # outlives uvicorn's dictConfig, and does nothing if added twice
     access.disabled = True  # cheaper: no record is made; undone by dictConfig
@@ -34,7 +43,8 @@ def adopt_server_log() -> None:
 
 
 def restore_access_log() -> None:
-    """Let `uvicorn.access` write again."""
+    """Let uvicorn write of requests again."""
+    logging.getLogger(_ERRORS).removeFilter(_is_news)
     access = logging.getLogger(_ACCESS)
     access.removeFilter(_drop)
     access.disabled = False

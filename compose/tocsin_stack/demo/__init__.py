@@ -1,0 +1,1 @@
+"""A small web shop to watch: `tocsin up --demo` runs it with traffic, `tocsin demo break checkout` breaks it."""
