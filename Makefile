@@ -6,7 +6,7 @@ USER_READY := $(VENV)/.installed
 DEV_READY  := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint types bench chaos check generate clean
+.PHONY: help up test lint types bench chaos check generate picture clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ chaos: $(DEV_READY)  ## the slow tests: kill -9, soak
 
 generate: $(DEV_READY)  ## write dashboards and rules again
 	@$(BIN)/python -m tocsin_dashboards.build
+
+picture: $(DEV_READY)  ## take the README's picture of the console again
+	@TOCSIN_PICTURE=$(CURDIR)/docs/console.png $(BIN)/python -m pytest -q tests/stack/test_first_minute.py -k rings
 
 clean:  ## remove the environment and the data of `make up`
 	rm -rf $(VENV) tocsin-data

@@ -101,6 +101,8 @@ class _Stack:
         self._listeners = {
             name: self._listen(name) for name in ("alerting", "uptime", "ship", "console") if self._wanted(name)
         }
+        self._registry = CollectorRegistry()
+        """Metrics of the process as a whole, on the console's page."""
         # Prometheus binds its port itself; it is free until then unless another program is quicker.
         with self._listen("prometheus") as free:
             self._engine_address = web.bound(free)
@@ -123,6 +125,7 @@ class _Stack:
             router=web.bound(self._listeners["alerting"]),
             parts={name: web.bound(listener) for name, listener in self._listeners.items()},
             rules_text=self._rules(self._config.prometheus),
+            registry=self._registry,
             environ=self._environ,
         )
         self._prober = Prober(
@@ -261,9 +264,8 @@ class _Stack:
             "uptime": inside("The prober", self._url("uptime"), self._prober.app),
             "ship": inside("The log shipper", "http://ship", self._shipper.app),
         }
-        registry = CollectorRegistry()
-        part_up = telemetry.gauge(names.PART_UP, registry)
-        telemetry.gauge(names.BUILD_INFO, registry).labels("stack", tocsin.__version__).set(1)
+        part_up = telemetry.gauge(names.PART_UP, self._registry)
+        telemetry.gauge(names.BUILD_INFO, self._registry).labels("stack", tocsin.__version__).set(1)
         sources = Sources(**peers, prometheus=prometheus, has_prometheus=lambda: self._engine.state == "up")
 
         async def watch() -> None:
@@ -276,7 +278,7 @@ class _Stack:
             for peer in (*peers.values(), prometheus):
                 await peer.client.close()
 
-        app = create_app(sources, parts=self.rows, reload=self.reload, registry=registry)
+        app = create_app(sources, parts=self.rows, reload=self.reload, registry=self._registry)
         return run.Service("console", app=app, listener=self._listeners["console"], loops=(watch,), close=close)
 
 

@@ -3,11 +3,12 @@
 import asyncio
 import json
 import os
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -15,6 +16,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from tocsin_service import web
 from tocsin_service.testing import Received, Sink, eventually, sink
 from tocsin_stack.testing import Up, alive, descendants, up
+
+
+class Browser(Protocol):
+    """The fixture of tests/conftest.py."""
+
+    def visit(self, url: str, name: str, *, height: int) -> Any: ...
 
 
 def _answer(request: Received) -> Response:
@@ -43,7 +50,7 @@ BUDGET = json.dumps({"service": "shop", "slo": "checkout"})
 
 @pytest.mark.timeout(240)
 async def test_a_broken_checkout_rings_once_for_each_reason_and_a_fix_resolves_it(
-    tmp_path: Path, prometheus: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, prometheus: Path, browser: Browser, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Within a minute the failing probe and the burning budget are told, grouped; the fix resolves both."""
     data = tmp_path / "data"
@@ -67,6 +74,7 @@ async def test_a_broken_checkout_rings_once_for_each_reason_and_a_fix_resolves_i
             with capsys.disabled():
                 print(f"  both groups told {time.monotonic() - broken:.1f} s after the break (limit 60 s)")
             await _console_shows_it(tocsin)
+            await _take_picture(tocsin, browser)
 
             assert await tocsin.command("demo", "fix") == "nothing is broken\n"
             await eventually(lambda: _resolved(receivers), timeout=90)
@@ -105,6 +113,14 @@ async def _console_shows_it(tocsin: Up) -> None:
     assert lines
     trace = lines[0]["trace_id"]
     assert all(line["trace_id"] == trace for line in await tocsin.get("ship", f"/api/v1/logs?trace={trace}"))
+
+
+async def _take_picture(tocsin: Up, browser: Browser) -> None:
+    """Look at the page in a browser; `make picture` keeps what it sees for the README."""
+    visit = await asyncio.to_thread(browser.visit, tocsin.urls["console"], "console", height=1180)
+    assert visit.complaints == []
+    if keep := os.environ.get("TOCSIN_PICTURE"):
+        shutil.copy(visit.picture, keep)
 
 
 def _resolved(receivers: Sink) -> bool:
@@ -173,7 +189,7 @@ async def _seen_by_prometheus(tocsin: Up) -> None:
     failed = 'http_server_request_duration_seconds_count{service="shop",http_route="/checkout",'
     failed += 'http_response_status_code="500"}'
     assert await eventually(lambda: tocsin.query(failed + " > 0"))
-    for name in ("tocsin_probe_success", "alertmanager_notifications_total", "tocsin_ship_acked_total"):
+    for name in ("tocsin_probe_success", "alertmanager_notifications_total", "tocsin_ship_acked_total", "tocsin_part_up"):
         assert await eventually(lambda name=name: tocsin.query(name), timeout=15), name
 
 
