@@ -189,7 +189,12 @@ async def _seen_by_prometheus(tocsin: Up) -> None:
     failed = 'http_server_request_duration_seconds_count{service="shop",http_route="/checkout",'
     failed += 'http_response_status_code="500"}'
     assert await eventually(lambda: tocsin.query(failed + " > 0"))
-    for name in ("tocsin_probe_success", "alertmanager_notifications_total", "tocsin_ship_acked_total", "tocsin_part_up"):
+    for name in (
+        "tocsin_probe_success",
+        "alertmanager_notifications_total",
+        "tocsin_ship_acked_total",
+        "tocsin_part_up",
+    ):
         assert await eventually(lambda name=name: tocsin.query(name), timeout=15), name
 
 
