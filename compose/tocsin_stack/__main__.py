@@ -1,6 +1,21 @@
-"""`python -m tocsin_stack`: the `tocsin` command where it is not on PATH."""
+"""The `tocsin` command, also as `python -m tocsin_stack`."""
 
-from tocsin_stack.cli import main
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command; where only the library is installed, say what is missing."""
+    try:
+        from tocsin_stack import cli
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("tocsin"):
+            raise
+        sys.stderr.write(f"the tocsin command needs {error.name}; install it with: pip install 'tocsin[all]'\n")
+        sys.exit(2)
+    cli.main()
+
 
 if __name__ == "__main__":
     main()

@@ -123,3 +123,11 @@ async def test_each_part_runs_alone(part: str, tmp_path: Path) -> None:
         _, errors = await process.communicate()
     assert process.returncode == 0
     assert b"Traceback" not in errors
+
+
+def test_without_the_extras_the_command_says_what_to_install(tmp_path: Path) -> None:
+    """`pip install tocsin` alone brings the library; the command names the rest."""
+    script = "import sys; sys.modules['httpx'] = None\nfrom tocsin_stack.__main__ import main; main()"
+    result = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.stderr == "the tocsin command needs httpx; install it with: pip install 'tocsin[all]'\n"
+    assert result.returncode == 2
