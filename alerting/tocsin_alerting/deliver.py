@@ -14,6 +14,7 @@ from typing import Final
 from sqlalchemy.exc import SQLAlchemyError
 
 from tocsin_alerting.config import Integration
+from tocsin_alerting.messages import clean
 from tocsin_alerting.receivers import KINDS
 from tocsin_alerting.receivers.sending import Sending
 from tocsin_alerting.storage import Storage
@@ -25,9 +26,15 @@ from tocsin_service.http import Backoff, Failure, RequestError
 PER_DESTINATION: Final = 8
 """Attempts under way at once to one integration."""
 ATTEMPT_LIMIT: Final = 60.0
-"""Seconds one attempt may take whatever the receiver does: httpx' timeouts begin anew with every byte."""
+"""Seconds one attempt may take whatever the receiver does, where its `timeout` is not longer: httpx' timeouts begin
+anew with every byte."""
+LONGEST_PAUSE: Final = 3600.0
+"""Seconds; a receiver that asks for more time gets this much, and may ask again."""
 PATIENCE: Final = 86_400.0
 """Seconds after which a message that nobody takes is given up."""
+
+# Failures after which a message has certainly not arrived.
+_SAID_NO: Final = frozenset({Failure.CLIENT_ERROR, Failure.AUTH_ERROR, Failure.RATE_LIMITED})
 
 Ended = Callable[[str, bool], None]
 """Called when nothing of a group is under way any more: its key, and whether all messages were taken."""
@@ -158,7 +165,7 @@ class Courier:
             if integration is None:
                 message = f'the receiver "{row.lane.receiver}" has no such {row.lane.integration} any more'
                 raise RequestError(message, reason=Failure.OTHER, permanent=True)
-            async with asyncio.timeout(ATTEMPT_LIMIT):
+            async with asyncio.timeout(max(ATTEMPT_LIMIT, getattr(integration.settings, "timeout", 0.0))):
                 await KINDS[integration.kind].send(row.notification, integration.settings, self._sending)
         except RequestError as error:
             return await self._refused(row, work, error)
@@ -178,17 +185,21 @@ class Courier:
 
     async def _refused(self, row: Row, work: _Work, error: RequestError) -> float:
         now = self._clock.now()
+        # It may quote what the receiver answered, and PostgreSQL stores no NUL.
+        message = clean(str(error))
+        refused = error.reason in _SAID_NO
         if error.permanent or now - row.created_at > PATIENCE:
-            await self._record(lambda: self._storage.failed(row, str(error), now=now))
+            await self._record(lambda: self._storage.failed(row, message, now=now, refused=refused))
             work.failed = True
-            self._telemetry.failed(row, str(error), error.reason)
+            self._telemetry.failed(row, message, error.reason)
             return 0.0
-        await self._record(lambda: self._storage.again(row, str(error)))
-        wait = self._backoff.delay(row.attempts - 1)
+        await self._record(lambda: self._storage.again(row, message, refused=refused))
+        wait, pause = self._backoff.delay(row.attempts - 1), 0.0
         if error.retry_after is not None:
-            self._not_before[row.lane[1:]] = now + error.retry_after
-            wait = max(0.001, min(wait, error.retry_after))
-        self._telemetry.refused(row, str(error), max(wait, error.retry_after or 0.0))
+            pause = min(error.retry_after, LONGEST_PAUSE)
+            self._not_before[row.lane[1:]] = now + pause
+            wait = max(0.001, min(wait, pause))
+        self._telemetry.refused(row, message, max(wait, pause))
         return wait
 
     async def _record(self, write: Callable[[], Awaitable[None]]) -> None:

@@ -174,12 +174,18 @@ class Dispatcher:
             self._sweep_at = now + SWEEP_EVERY
             self._alerts = {name: alert for name, alert in self._alerts.items() if not alert.resolved(now)}
             repeat = max(route.repeat_interval for route in routing.walk(self.config.root))
-            await self._storage.sweep(before=now - max(RETENTION, 2 * repeat))
+            before = now - RETENTION
+            # A lane must be remembered until its next repeat, however far off; its messages need not.
+            self._told &= await self._storage.sweep(finished_before=before, silent_since=min(before, now - 2 * repeat))
 
     async def remember(self) -> None:
         """Write the ends last heard of, of alerts that somebody was told of."""
         heard, self._heard = self._heard, {}
-        await self._storage.remember(heard.values())
+        try:
+            await self._storage.remember(heard.values())
+        except BaseException:
+            self._heard = heard | self._heard
+            raise
 
     # --- start and reload ---------------------------------------------------------------------------------------
 

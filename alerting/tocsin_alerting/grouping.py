@@ -63,8 +63,9 @@ class Groups:
                 if alert.resolved(now):
                     continue
                 group = self._open(route, alert, now + route.group_wait)
+            news = group.alerts.get(alert.fingerprint) is not alert  # a reload puts in what is there already
             group.alerts[alert.fingerprint] = alert
-            if not group.ticked and alert.starts_at + route.group_wait < now and group.due > now:
+            if news and not group.ticked and alert.starts_at + route.group_wait < now and group.due > now:
                 self._arm(group, now)
 
     def restore(self, alert: Alert, last: Mapping[str, float], now: float) -> None:

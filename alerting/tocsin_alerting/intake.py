@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from tocsin_alerting.model import Alert, fingerprint
-from tocsin_service.clock import parse_rfc3339
+from tocsin_service.clock import parse_rfc3339, rfc3339
 
 Identity = tuple[tuple[str, str], ...]
 """A label set as a key."""
@@ -63,7 +63,7 @@ def decode(body: bytes) -> list[Timed]:
     except msgspec.ValidationError as error:
         message = str(error)
         raise RefusedError(422, 602 if "missing required" in message else 601, message) from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RefusedError(400, 400, f"the body is not JSON: {error}") from error
     for index, alert in enumerate(posted):
         if alert.generator_url and _ABSOLUTE_URI.fullmatch(alert.generator_url) is None:
@@ -81,6 +81,7 @@ def _time(value: object, where: str) -> float | None:
         raise RefusedError(400, 400, f"{where}: not an RFC 3339 time")
     try:
         moment = parse_rfc3339(value.upper())
+        rfc3339(moment)  # a zone can move it out of the years that can be written
     except (ValueError, OverflowError) as error:
         raise RefusedError(400, 400, f"{where}: not an RFC 3339 time") from error
     return None if moment == _GO_ZERO else moment

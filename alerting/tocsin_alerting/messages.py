@@ -46,10 +46,12 @@ def block(notification: Notification) -> str:
     """Return the message for a terminal: a line for those who look up, then what to know and what to do."""
     status, *head = _head(notification)
     first = "  ".join([f"{status:<5}", *(part for part in head if part), _sentence(notification)])
+    lines = [first]
+    if found := labels(notification):
+        lines.append(f"  labels {found}")
     if not notification.firing:
-        return first
-    oldest = min(notification.firing, key=lambda alert: alert.starts_at)
-    lines = [f"{first}     since {_since(oldest, notification.now)}"]
+        return "\n".join(lines)
+    lines[0] += f"     since {_since(_lead(notification.firing), notification.now)}"
     several = len(notification.alerts) > 1
     for entry in entries(notification):
         # A single alert needs no title of its own, and the first line has said since when.
@@ -63,7 +65,7 @@ def block(notification: Notification) -> str:
 
 def text(notification: Notification) -> str:
     """Return the alerts of the message as plain lines."""
-    lines: list[str] = []
+    lines = [f"labels {found}"] if (found := labels(notification)) else []
     for entry in entries(notification):
         lines += [entry.title, *(f"  {name} {value}" for name, value in entry.facts)]
     if left := left_out(notification):
@@ -72,11 +74,20 @@ def text(notification: Notification) -> str:
 
 
 def entries(notification: Notification) -> list[Entry]:
-    """Return what there is to say of each alert, firing ones first, at most `SHOWN`."""
+    """Return what there is to say of each alert, the gravest and firing ones first, at most `SHOWN`."""
     shared = common(alert.labels for alert in notification.alerts)
-    shown = [*notification.firing, *notification.resolved][:SHOWN]
+    shown = _ordered(notification)[:SHOWN]
     alone = len(shown) == 1
     return [_entry(alert, notification.now, shared, alone=alone) for alert in shown]
+
+
+def labels(notification: Notification) -> str:
+    """Return the labels that all alerts have and the subject does not say, or nothing."""
+    shared = common(alert.labels for alert in notification.alerts)
+    found = _pairs({name: value for name, value in shared.items() if name not in _TITLE_LABELS})
+    # An alert without a summary has them in the subject.
+    said = notification.firing and found == _what(_lead(notification.firing))
+    return "" if said else cut(found, TEXT_LIMIT)
 
 
 def left_out(notification: Notification) -> str:
@@ -92,8 +103,8 @@ def source(notification: Notification) -> str:
 
 
 def runbook(notification: Notification) -> str:
-    """Return the first runbook link, or nothing."""
-    return next((found for alert in notification.alerts if (found := _runbook(alert))), "")
+    """Return the first runbook link, that of the gravest alert if it has one, or nothing."""
+    return next((found for alert in _ordered(notification) if (found := _runbook(alert))), "")
 
 
 def link(notification: Notification) -> str:
@@ -119,6 +130,21 @@ def _head(notification: Notification) -> tuple[str, str, str]:
     return status, _severity(notification.firing or notification.alerts), source(notification)
 
 
+def _rank(alert: Alert) -> int:
+    """Return how grave an alert is: 0 is the gravest."""
+    severity = alert.labels.get("severity", "")
+    return _SEVERITIES.index(severity) if severity in _SEVERITIES else len(_SEVERITIES)
+
+
+def _ordered(notification: Notification) -> list[Alert]:
+    return [*sorted(notification.firing, key=_rank), *notification.resolved]
+
+
+def _lead(alerts: Sequence[Alert]) -> Alert:
+    """Return the alert that the subject is about: the gravest, and of those the oldest."""
+    return min(alerts, key=lambda alert: (_rank(alert), alert.starts_at))
+
+
 def _severity(alerts: Sequence[Alert]) -> str:
     """Return the gravest severity; one we have no rank for stands only where all agree."""
     found = {alert.labels.get("severity", "") for alert in alerts}
@@ -128,15 +154,15 @@ def _severity(alerts: Sequence[Alert]) -> str:
 
 def _sentence(notification: Notification) -> str:
     firing, resolved = notification.firing, notification.resolved
-    name = _name(firing or resolved)
+    lead = _lead(firing or resolved)
+    name = _name([lead, *(firing or resolved)])
     if not firing:
         count = f" ({len(resolved)} alerts)" if len(resolved) > 1 else ""
         started = min(alert.starts_at for alert in resolved)
         ended = max(alert.ends_at for alert in resolved)
         took = f" after {durations.human(ended - started)}" if ended - started >= 1 else ""
         return f"{name} resolved{took}{count}"
-    oldest = min(firing, key=lambda alert: alert.starts_at)
-    what = _what(oldest)
+    what = _what(lead)
     count = ""
     if resolved:
         count = f" ({len(firing)} firing, {len(resolved)} resolved)"
@@ -151,7 +177,7 @@ def _name(alerts: Sequence[Alert]) -> str:
 
 
 def _entry(alert: Alert, now: float, shared: dict[str, str], *, alone: bool) -> Entry:
-    own = {name: value for name, value in alert.labels.items() if name not in _TITLE_LABELS and name not in shared}
+    own = {name: value for name, value in alert.labels.items() if name != "alertname" and name not in shared}
     name = clean(alert.labels.get("alertname", "")) or "alert"
     title = f"{name} ({_pairs(own)})" if own else name
     if alert.resolved(now):

@@ -170,38 +170,47 @@ class Storage:
                 return None
             attempts = OUTBOX.update().where(OUTBOX.c.id == found["id"]).values(attempts=OUTBOX.c.attempts + 1)
             await connection.execute(attempts)
+            state = sa.select(STATE.c.exposed).where(in_lane(STATE, lane)).with_for_update()
+            exposed = bool((await connection.execute(state)).scalar())
             await connection.execute(STATE.update().where(in_lane(STATE, lane)).values(exposed=True))
             row = read_row(found)
-            return dataclasses.replace(row, attempts=row.attempts + 1)
+            return dataclasses.replace(row, attempts=row.attempts + 1, exposed=exposed)
 
     async def delivered(self, row: Row, *, now: float) -> None:
         """Note that a receiver has taken a message, even one that was superseded while under way."""
-        await self._whole(self._finish(row, State.DELIVERED, None, now))
+        await self._whole(self._finish(row, State.DELIVERED, None, now, exposed=False))
 
-    async def failed(self, row: Row, error: str, *, now: float) -> None:
-        """Give a message up; what was told before counts again, so that the next tick may write another."""
-        await self._whole(self._finish(row, State.FAILED, error, now))
+    async def failed(self, row: Row, error: str, *, now: float, refused: bool = False) -> None:
+        """Give a message up; what was told before counts again, so that the next tick may write another.
 
-    async def _finish(self, row: Row, state: State, error: str | None, now: float) -> None:
+        Args:
+            refused: the receiver said no, so that this attempt cannot have arrived.
+        """
+        await self._whole(self._finish(row, State.FAILED, error, now, exposed=row.exposed or not refused))
+
+    async def _finish(self, row: Row, state: State, error: str | None, now: float, *, exposed: bool) -> None:
         values = {"state": state, "error": error, "finished_at": now}
         where = [OUTBOX.c.id == row.id] if state is State.DELIVERED else still_pending(row)
         lane = in_lane(STATE, row.lane)
         if state is State.DELIVERED:
-            told = {"told": encode(row.told), "told_sequence": row.sequence, "exposed": False, "updated_at": now}
+            told = {"told": encode(row.told), "told_sequence": row.sequence, "exposed": exposed, "updated_at": now}
             follow = STATE.update().where(lane, STATE.c.told_sequence < row.sequence).values(told)
         else:
-            follow = STATE.update().where(lane, STATE.c.sequence == row.sequence).values(intended=STATE.c.told)
+            before = {"intended": STATE.c.told, "exposed": exposed}
+            follow = STATE.update().where(lane, STATE.c.sequence == row.sequence).values(before)
         async with self._database.write() as connection:
             await connection.execute(OUTBOX.update().where(*where).values(values))
             await connection.execute(follow)
 
-    async def again(self, row: Row, error: str) -> None:
-        """Note why an attempt failed; the message keeps waiting."""
-        await self._whole(self._again(row, error))
+    async def again(self, row: Row, error: str, *, refused: bool = False) -> None:
+        """Note why an attempt failed; the message keeps waiting. `refused`: see `failed`."""
+        await self._whole(self._again(row, error, exposed=row.exposed or not refused))
 
-    async def _again(self, row: Row, error: str) -> None:
+    async def _again(self, row: Row, error: str, *, exposed: bool) -> None:
+        where = (in_lane(STATE, row.lane), STATE.c.told_sequence < row.sequence)
         async with self._database.write() as connection:
             await connection.execute(OUTBOX.update().where(*still_pending(row)).values(error=error))
+            await connection.execute(STATE.update().where(*where).values(exposed=exposed))
 
     # --- memory -------------------------------------------------------------------------------------------------
 
@@ -243,21 +252,26 @@ class Storage:
             query = sa.select(OUTBOX).order_by(OUTBOX.c.id.desc()).limit(limit)
             return [read_row(row) for row in (await connection.execute(query)).mappings()]
 
-    async def sweep(self, *, before: float) -> None:
-        """Delete messages finished, and forget lanes that have not spoken, since `before`."""
-        await self._whole(self._sweep(before))
+    async def sweep(self, *, finished_before: float, silent_since: float) -> frozenset[str]:
+        """Delete messages finished before one instant, and forget lanes that have not spoken since another.
 
-    async def _sweep(self, before: float) -> None:
+        Returns:
+            The fingerprints of all alerts that somebody still believes to fire.
+        """
+        return await self._whole(self._sweep(finished_before, silent_since))
+
+    async def _sweep(self, finished_before: float, silent_since: float) -> frozenset[str]:
         async with self._database.write() as connection:
-            await connection.execute(OUTBOX.delete().where(OUTBOX.c.finished_at < before))
-            await connection.execute(STATE.delete().where(STATE.c.updated_at < before))
+            await connection.execute(OUTBOX.delete().where(OUTBOX.c.finished_at < finished_before))
+            await connection.execute(STATE.delete().where(STATE.c.updated_at < silent_since))
             states = (await connection.execute(sa.select(STATE.c.intended, STATE.c.told))).all()
             entries = (read_told(text) for state in states for text in state)
-            told = set[str]().union(*(entry.firing for entry in entries if entry is not None))
+            told = frozenset[str]().union(*(entry.firing for entry in entries if entry is not None))
             stored = (await connection.execute(sa.select(ALERT.c.fingerprint))).scalars().all()
             gone = [{"name": name} for name in stored if name not in told]
             if gone:
                 await connection.execute(ALERT.delete().where(ALERT.c.fingerprint == sa.bindparam("name")), gone)
+        return told
 
 
 async def _lanes(connection: AsyncConnection, keys: Sequence[str]) -> dict[LaneKey, Lane]:

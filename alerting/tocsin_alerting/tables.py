@@ -75,7 +75,10 @@ class LaneKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A message in the outbox. Times are Unix seconds."""
+    """A message in the outbox. Times are Unix seconds.
+
+    `exposed` says that before this attempt something not known as told may already have arrived.
+    """
 
     id: int
     lane: LaneKey
@@ -86,6 +89,7 @@ class Row:
     error: str | None
     told: Told
     notification: Notification
+    exposed: bool = False
 
 
 # --- rows from values and back -----------------------------------------------------------------------------------

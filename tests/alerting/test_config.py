@@ -111,6 +111,10 @@ def test_what_is_shown_of_a_configuration_holds_no_secret_and_reads_back() -> No
             "am.yml:4:22: receivers[0].webhook_configs[0].url: this is not a URL",
         ),
         (
+            "route: {receiver: a}\nreceivers:\n- name: a\n  webhook_configs: [{url: 'http://x', timeout: [1s]}]",
+            "am.yml:4:39: receivers[0].webhook_configs[0].timeout: this is not a duration",
+        ),
+        (
             "route: {receiver: a}\nreceivers:\n- name: a\n  slack_configs: [{channel: '#x'}]",
             "am.yml:4:19: Slack has no address",
         ),

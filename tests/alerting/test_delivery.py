@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from starlette.responses import Response
@@ -12,9 +13,10 @@ from starlette.responses import Response
 from tocsin_alerting.testing import Served, config, serving
 from tocsin_service import web
 from tocsin_service.clock import rfc3339
-from tocsin_service.testing import Received, eventually, sink
+from tocsin_service.testing import FakeClock, Received, eventually, sink
 
 _DOWN: dict[str, object] = {"labels": {"alertname": "Down", "service": "shop"}}
+_ATTEMPTS = "alertmanager_notification_requests_total"
 _ENDED: dict[str, object] = {**_DOWN, "endsAt": "2020-01-01T00:00:00Z"}
 
 
@@ -163,6 +165,71 @@ async def test_a_receiver_that_hangs_holds_up_nobody_else(database_url: str) -> 
     assert len({item.json()["groupKey"] for item in messages}) == 40
 
 
+async def test_a_slack_that_hangs_holds_up_nobody_else(database_url: str) -> None:
+    """Neither other receivers, which need threads to look up host names, nor the end of the process."""
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(max_workers=1))
+    silent = web.bind(web.Address("127.0.0.1", 0))
+    async with sink() as got:
+        named = got.url.replace("127.0.0.1", "localhost")
+        text = f"""
+route: {{receiver: silent, group_by: [service], group_wait: 0s, routes: [{{matchers: [to=good], receiver: good}}]}}
+receivers:
+  - {{name: silent, slack_configs: [{{api_url: "{web.bound(silent).url}/x", timeout: 30s}}]}}
+  - {{name: good, slack_configs: [{{api_url: "{got.url}/chat"}}], webhook_configs: [{{url: "{named}/hook"}}]}}
+"""
+        async with serving(text, database_url=database_url) as router:
+            await router.post(*({"labels": {"alertname": "Down", "service": f"s{n}"}} for n in range(20)))
+            await eventually(lambda: router.registry.get_sample_value(_ATTEMPTS, {"integration": "slack"}) == 8)
+            await router.post({"labels": {"alertname": "Down", "to": "good"}})
+            messages = await got.take(2)
+            stopping = loop.time()
+        await loop.shutdown_default_executor()
+        assert loop.time() - stopping < 10
+    silent.close()
+    assert sorted(item.path for item in messages) == ["/chat", "/hook"]
+
+
+async def test_what_a_receiver_answers_cannot_stop_its_message(any_database_url: str) -> None:
+    """PostgreSQL stores no NUL; the message is tried again all the same."""
+    left = [Response("no\0way", status_code=503, headers={"Retry-After": "2"})]
+    async with (
+        sink(lambda _: left.pop() if left else Response()) as got,
+        serving(_config(got.url), database_url=any_database_url) as router,
+    ):
+        await router.post(_DOWN)
+        await got.take(1)
+
+        async def shown() -> bool:
+            return str((await router.notifications())[0]["error"]).endswith("answered 503: no way")
+
+        await eventually(shown)
+        await eventually(_settled(router, "delivered"))
+
+
+async def test_a_pause_that_a_receiver_asks_for_is_at_most_an_hour(database_url: str) -> None:
+    """A wrong Retry-After must not cost a day of alerts."""
+    clock = FakeClock()
+    answer = _answers(503, headers={"Retry-After": "864000"})
+    async with sink(answer) as got, serving(_config(got.url), database_url=database_url, clock=clock) as router:
+        await router.post(_DOWN)
+
+        async def taken(count: int) -> bool:
+            await clock.advance(0.1)
+            return len(got.received) == count
+
+        await eventually(lambda: taken(1))
+
+        async def refused() -> bool:
+            return bool((await router.notifications())[0]["error"])
+
+        await eventually(refused)
+        await clock.advance(3590)
+        assert len(got.received) == 1
+        await clock.advance(20)
+        await eventually(lambda: taken(2))
+
+
 async def test_an_end_takes_the_place_of_a_firing_that_was_not_taken(database_url: str) -> None:
     """The firing may have arrived before its connection broke: the end is told, and never the other way round."""
     down = True
@@ -183,7 +250,7 @@ async def test_an_end_takes_the_place_of_a_firing_that_was_not_taken(database_ur
 
 async def test_an_alert_that_ends_before_any_attempt_is_never_told(database_url: str) -> None:
     """While the receiver asks us to wait, nothing is attempted and nothing needs to be."""
-    slow_down = _answers(429, headers={"Retry-After": "1"})
+    slow_down = _answers(429, headers={"Retry-After": "2"})
     async with sink(slow_down) as got, serving(_config(got.url), database_url=database_url) as router:
         await router.post(_DOWN)
         await got.take(1)
@@ -193,6 +260,18 @@ async def test_an_alert_that_ends_before_any_attempt_is_never_told(database_url:
         await router.post({**brief, "endsAt": "2020-01-01T00:00:00Z"})
         await eventually(_settled(router, "superseded", "delivered"))
         assert [item.json()["groupLabels"] for item in got.received] == [{"service": "shop"}] * 2
+
+
+async def test_an_alert_that_was_only_refused_is_not_told_to_have_ended(database_url: str) -> None:
+    """The receiver answered that it did not take it, so nobody knows of it."""
+    answer = _answers(429, headers={"Retry-After": "2"})
+    async with sink(answer) as got, serving(_config(got.url), database_url=database_url) as router:
+        await router.post(_DOWN)
+        await got.take(1)
+        await router.post(_ENDED)
+        await eventually(_settled(router, "superseded"))
+        await eventually(lambda: len(router.router._dispatcher.groups) == 0)
+        assert [item.json()["status"] for item in got.received] == ["firing"]
 
 
 async def test_without_send_resolved_the_end_is_silent(database_url: str) -> None:

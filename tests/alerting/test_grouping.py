@@ -189,6 +189,14 @@ def test_a_reload_brings_ticks_nearer_but_puts_none_off() -> None:
     assert groups.rebuilt(_route(group_interval=7200.0), [alert()], NOW + 40).next_due == NOW + 3630
 
 
+def test_a_reload_sends_no_first_message_early() -> None:
+    """A group that still waits for more alerts goes on waiting."""
+    groups = Groups(_route())
+    slow_to_come = alert(start=NOW)
+    groups.insert(slow_to_come, NOW + 20)
+    assert groups.rebuilt(_route(), [slow_to_come], NOW + 40).next_due == NOW + 50
+
+
 def test_a_restored_group_keeps_the_rhythm_of_its_ticks() -> None:
     """A restart shifts nothing, and groups that told nobody anything are not made."""
     groups = Groups(_route())

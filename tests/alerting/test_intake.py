@@ -75,6 +75,12 @@ def test_an_invalid_alert_is_refused_with_alertmanagers_reason(members: dict[str
         (b'[{"labels":{"a":"b"},"startsAt":1}]', 400, 400),
         (b'[{"labels":{"a":"b"},"startsAt":"2025-13-23T00:00:00Z"}]', 400, 400),
         (b'[{"labels":{"a":"b"},"generatorURL":"not absolute"}]', 422, 601),
+        (b'[{"labels":{"a":"\xff"}}]', 400, 400),
+        (b'[{"labels":{"a":"b"},"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}]", 400, 400),
+        # These would stop every answer and message that shows them.
+        (b'[{"labels":{"a":"b"},"endsAt":"9999-12-31T23:59:59-12:00"}]', 400, 400),
+        (b'[{"labels":{"a":"b"},"endsAt":"9999-12-31T23:59:59.9999Z"}]', 400, 400),
+        (b'[{"labels":{"a":"b"},"startsAt":"0001-01-01T00:00:00+12:00"}]', 400, 400),
     ],
 )
 def test_an_ill_formed_request_is_refused_as_a_whole(body: bytes, status: int, code: int) -> None:

@@ -66,7 +66,37 @@ def test_a_repeat_says_that_it_is_one() -> None:
 def test_the_gravest_severity_stands_first() -> None:
     """A page is not hidden behind a ticket."""
     told = notification(alert("A", severity="ticket"), alert("B", severity="page"))
-    assert messages.subject(told).startswith("ALERT page A, B")
+    assert messages.subject(told).startswith("ALERT page B, A")
+
+
+def test_the_subject_is_about_the_gravest_alert() -> None:
+    """Not about an older ticket of the same group, and its entry and runbook come first too."""
+    told = notification(
+        alert("DiskFilling", start=NOW - 7200, severity="ticket", summary="disk 80% full", runbook_url="http://disk"),
+        alert("CheckoutDown", severity="page", summary="checkout answers 500", runbook_url="http://checkout"),
+    )
+    assert messages.subject(told) == "ALERT page CheckoutDown, DiskFilling: checkout answers 500 (2 alerts)"
+    assert "since 00:00:00 UTC (30 s)" in messages.block(told).splitlines()[0]
+    assert [entry.title.partition(" ")[0] for entry in messages.entries(told)] == ["CheckoutDown", "DiskFilling"]
+    assert messages.runbook(told) == "http://checkout"
+
+
+def test_a_message_says_which_one_is_down() -> None:
+    """Summaries often do not: the labels that the subject leaves out have a line of their own, also at the end."""
+    down = {"job": "node", "cluster": "eu", "summary": "Host is down"}
+    one = notification(alert("HostDown", instance="db1", **down))
+    assert messages.block(one).splitlines()[1] == "  labels cluster=eu, instance=db1"
+    assert messages.text(one).splitlines()[0] == "labels cluster=eu, instance=db1"
+    ended = notification(alert("HostDown", instance="db1", end=NOW + 10, **down), reason=Reason.ALL_RESOLVED)
+    assert messages.block(ended).splitlines()[1] == "  labels cluster=eu, instance=db1"
+    two = notification(alert("HostDown", instance="db1", **down), alert("HostDown", instance="db2", **down))
+    assert messages.block(two).splitlines()[1:3] == ["  labels cluster=eu", "  - HostDown (instance=db1)"]
+
+
+def test_alerts_of_several_services_name_theirs() -> None:
+    """The subject can name a service only if all have the same."""
+    told = notification(alert("Down", service="blog", severity="page"), alert("Down", service="shop", severity="page"))
+    assert [entry.title for entry in messages.entries(told)] == ["Down (service=blog)", "Down (service=shop)"]
 
 
 def test_an_alert_without_a_summary_shows_its_labels() -> None:

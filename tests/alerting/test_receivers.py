@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -254,6 +256,46 @@ async def test_slack_that_does_not_answer_is_tried_again(sending: Sending) -> No
         await slack.send(notification(_FIRING), settings, sending)
     assert (caught.value.permanent, caught.value.reason) == (False, Failure.TIMEOUT)
     listener.close()
+
+
+async def test_an_answer_of_slacks_that_is_cut_off_is_tried_again(sending: Sending) -> None:
+    """A proxy that breaks down in the middle of it says nothing about the message."""
+
+    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head.lower())
+        assert length is not None
+        await reader.readexactly(int(length[1]))  # or the connection is reset instead
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\no")
+        writer.close()
+
+    async with await asyncio.start_server(cut, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        settings = slack.SlackSettings(api_url=SecretStr(f"http://{host}:{port}/hidden"))
+        with pytest.raises(RequestError, match="IncompleteRead") as caught:
+            await slack.send(notification(_FIRING), settings, sending)
+    assert (caught.value.permanent, caught.value.reason) == (False, Failure.OTHER)
+    assert "hidden" not in str(caught.value)
+
+
+async def test_a_secret_that_a_receiver_quotes_is_not_shown(sending: Sending) -> None:
+    """Many servers name the path they do not know, and some the body they do not like."""
+
+    def quote(got: Received) -> Response:
+        return Response(f"Cannot POST {got.path} {got.body[:60].decode()}", status_code=404)
+
+    async with sink(quote) as got:
+        hook = webhook.WebhookSettings(url=SecretStr(f"{got.url}/hook/hidden"))
+        chat = slack.SlackSettings(api_url=SecretStr(f"{got.url}/services/hidden"))
+        pager = pagerduty.PagerDutySettings(routing_key=SecretStr("hidden-key"), url=f"{got.url}/v2/enqueue")
+        for call in (
+            webhook.send(notification(_FIRING), hook, sending),
+            slack.send(notification(_FIRING), chat, sending),
+            pagerduty.send(notification(_FIRING), pager, sending),
+        ):
+            with pytest.raises(RequestError, match="answered 404: Cannot POST <secret>") as caught:
+                await call
+            assert "hidden" not in str(caught.value)
 
 
 # --- pagerduty --------------------------------------------------------------------------------------------------

@@ -84,6 +84,16 @@ async def test_an_attempt_is_counted_before_it_is_made(storage: Storage) -> None
     assert (await _seen(storage)).exposed
 
 
+async def test_a_refused_attempt_has_not_arrived(storage: Storage) -> None:
+    """Unless an attempt before it may have."""
+    await _send(storage, _told(_ALERT))
+    for refused, exposed in ((True, False), (False, True), (True, True)):
+        row = await storage.claim(_LANE)
+        assert row is not None
+        await storage.again(row, "no", refused=refused)
+        assert (await _seen(storage)).exposed is exposed
+
+
 async def test_a_delivered_message_is_what_was_told(storage: Storage) -> None:
     """Nothing waits any more."""
     told = _told(_ALERT)
@@ -209,11 +219,23 @@ async def test_old_messages_and_silent_lanes_are_swept_away(storage: Storage) ->
     assert row is not None
     await storage.delivered(row, now=NOW)
     await _send(storage, _told(_ALERT), other, now=NOW + 1000)
-    await storage.sweep(before=NOW + 500)
+    still_told = await storage.sweep(finished_before=NOW + 500, silent_since=NOW + 500)
+    assert still_told == {_ALERT.fingerprint}
     assert [item.lane for item in await storage.recent(10)] == [other]
     assert await _seen(storage) == Lane()
     await _send(storage, _told(_ALERT), now=NOW + 2000)
     assert (await _seen(storage)).sequence == int(NOW + 2000)
+
+
+async def test_a_lane_is_remembered_longer_than_its_messages(storage: Storage) -> None:
+    """With a repeat_interval of a year it must be, but nobody reads messages that old."""
+    await _send(storage, _told(_ALERT))
+    row = await storage.claim(_LANE)
+    assert row is not None
+    await storage.delivered(row, now=NOW)
+    await storage.sweep(finished_before=NOW + 500, silent_since=NOW - 500)
+    assert await storage.recent(10) == []
+    assert (await _seen(storage)).told == _told(_ALERT)
 
 
 async def test_many_groups_are_looked_up_at_once(storage: Storage) -> None:

@@ -52,7 +52,8 @@ async def send(notification: Notification, settings: PagerDutySettings, sending:
     """
     key = reveal(settings.routing_key, settings.routing_key_file)
     body = payload(notification, settings, routing_key=key)
-    await sending.post_json(settings.url or DEFAULT_URL, body, headers={}, timeout=settings.timeout)
+    url = settings.url or DEFAULT_URL
+    await sending.post_json(url, body, headers={}, timeout=settings.timeout, secret=key)
 
 
 def payload(notification: Notification, settings: PagerDutySettings, *, routing_key: str) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from tocsin_service.settings import SecretError, Settings, flaw, secret
 
 DEFAULT_TIMEOUT: Final = 10.0
 """Seconds for one attempt."""
+_LONG: Final = 16
+"""Characters from which on a part of a URL is taken for a token."""
 
 _GO_UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _GO_PART: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
@@ -36,15 +38,47 @@ class Sending:
     http: Outbound
     terminal: Callable[[str], None] | None = None
 
-    async def post_json(self, url: str, body: object, *, headers: dict[str, str], timeout: float) -> None:
+    async def post_json(
+        self, url: str, body: object, *, headers: dict[str, str], timeout: float, secret: str = ""
+    ) -> None:
         """POST `body` as JSON with a newline at its end, as Alertmanager does.
+
+        Args:
+            secret: something in `body` that no error may show; the URL never is.
 
         Raises:
             RequestError: it was not taken.
         """
         content = orjson.dumps(body, option=orjson.OPT_APPEND_NEWLINE)
         headers = {"Content-Type": "application/json", **headers}
-        await self.http.post(url, content=content, headers=headers, timeout=timeout or DEFAULT_TIMEOUT)
+        try:
+            await self.http.post(url, content=content, headers=headers, timeout=timeout or DEFAULT_TIMEOUT)
+        except RequestError as error:
+            raise concealed(error, url, secret) from None
+
+
+def concealed(error: RequestError, *secrets: str) -> RequestError:
+    """Return `error` without secrets that the receiver's answer has quoted: many 404 pages name the path asked for.
+
+    Args:
+        secrets: keys, or URLs, of which path, query and long segments are hidden.
+    """
+    text = str(error)
+    # The longest first: others are parts of it.
+    for piece in sorted({piece for each in secrets for piece in _pieces(each)}, key=len, reverse=True):
+        text = text.replace(piece, "<secret>")
+    return RequestError(text, reason=error.reason, permanent=error.permanent, retry_after=error.retry_after)
+
+
+def _pieces(hidden: str) -> list[str]:
+    if "://" not in hidden:
+        return [hidden] if hidden else []
+    rest = hidden.partition("://")[2].partition("/")[2]
+    if not rest:
+        return []  # scheme and host are no secret
+    path, _, query = rest.partition("?")
+    tokens = [part for part in re.split(r"[/?&=]", rest) if len(part) >= _LONG]
+    return [piece for piece in (hidden, f"/{rest}", f"/{path}", query, *tokens) if len(piece) > 1]
 
 
 def reveal(value: pydantic.SecretStr | None, file: Path | None) -> str:
@@ -90,7 +124,7 @@ def _secret_url(value: pydantic.SecretStr) -> pydantic.SecretStr:
 
 
 def _go_duration(value: object) -> float:
-    if value in {0, "0"} and not isinstance(value, bool):
+    if not isinstance(value, bool) and value in (0, "0"):  # a tuple: the file may hold a list here
         return 0.0
     parts = _GO_PART.findall(value) if isinstance(value, str) else []
     if not parts or "".join(number + unit for number, unit in parts) != value:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 import json
 import logging
+import threading
 import urllib.error
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final, Self
@@ -23,6 +26,7 @@ from tocsin_alerting.receivers.sending import (
     Sending,
     Url,
     at_most_one,
+    concealed,
     reveal,
 )
 from tocsin_service.http import Failure, RequestError, redact_url, refused, retry_after
@@ -34,8 +38,10 @@ TEXT_LIMIT: Final = 3000
 """Characters of the list of alerts; Slack folds longer ones away."""
 _METHOD: Final = "chat.postMessage"
 _TIMEOUT: Final = 5.0
-"""Seconds; a thread waits for the answer, and the end of the process for the thread."""
+"""Seconds that a thread waits for the answer."""
 
+# What urllib and slack-sdk raise over a connection or an answer that is cut off or makes no sense.
+_BROKEN: Final = (OSError, ValueError, LookupError, http.client.HTTPException, slack_sdk.errors.SlackClientError)
 # Answers of Slack's Web API that may be different next time; every other error names something to be repaired.
 _PASSING: Final = frozenset({"internal_error", "fatal_error", "service_unavailable", "request_timeout"})
 
@@ -123,7 +129,7 @@ def escape(text: str) -> str:
 
 
 def _blocks(notification: Notification) -> list[str]:
-    blocks = []
+    blocks = [f"_labels_ {escape(found)}"] if (found := messages.labels(notification)) else []
     for entry in messages.entries(notification):
         lines = [f"*{escape(entry.title)}*" if len(notification.alerts) > 1 else ""]
         lines += [f"_{name}_ {_value(value)}" for name, value in entry.facts]
@@ -139,15 +145,47 @@ def _value(text: str) -> str:
 
 async def _in_thread(url: str, call: Callable[[], None]) -> None:
     try:
-        await asyncio.to_thread(call)
+        await _in_own_thread(call)
+    except RequestError as error:
+        raise concealed(error, url) from None
     except TimeoutError as error:
         raise RequestError(f"{redact_url(url)} did not answer in time", reason=Failure.TIMEOUT) from error
     except urllib.error.URLError as error:
         if isinstance(error.reason, TimeoutError):
             raise RequestError(f"{redact_url(url)} did not answer in time", reason=Failure.TIMEOUT) from error
         raise RequestError(f"{redact_url(url)}: {error.reason}", reason=Failure.OTHER) from error
-    except (OSError, ValueError, slack_sdk.errors.SlackClientError) as error:
+    except _BROKEN as error:
         raise RequestError(f"{redact_url(url)}: {type(error).__name__}", reason=Failure.OTHER) from error
+
+
+async def _in_own_thread(call: Callable[[], None]) -> None:
+    """Run a blocking call in a thread of its own, which holds up neither others nor the end of the process.
+
+    asyncio's pool has a handful of threads, which also look up host names for every other receiver: a Slack that hangs
+    would take them all.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def settle(error: BaseException | None) -> None:
+        if done.done():
+            return  # nobody waits any more
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+    def work() -> None:
+        failure: BaseException | None = None
+        try:
+            call()
+        except BaseException as error:  # handed on to whoever waits
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, failure)
+
+    threading.Thread(target=work, name="slack", daemon=True).start()
+    await done
 
 
 def _post_to_webhook(url: str, body: dict[str, Any], settings: SlackSettings) -> None:
