@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 import sqlalchemy as sa
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
+from alembic.util.exc import CommandError
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -52,7 +55,7 @@ class Database:
         """Open `url` and bring its tables up to date.
 
         Args:
-            url: `sqlite:///path`, `sqlite://` (in memory) or `postgresql://user:password@host/name`.
+            url: `sqlite:///path` or `postgresql://user:password@host/name`.
 
         Raises:
             DatabaseError: it cannot be reached, or a migration failed.
@@ -64,9 +67,13 @@ class Database:
             async with engine.connect() as connection:
                 for part in migrations:
                     await connection.run_sync(_upgrade, part)
-        except (sa.exc.SQLAlchemyError, OSError) as error:
+        except (sa.exc.SQLAlchemyError, CommandError, OSError) as error:
             await engine.dispose()
             raise DatabaseError(f"cannot use the database {shown}: {_first_line(error)}") from error
+        except BaseException:
+            # A start that is cut short: an open SQLite connection has a thread that would keep the process.
+            await engine.dispose()
+            raise
         return cls(engine)
 
     @contextlib.asynccontextmanager
@@ -93,6 +100,26 @@ class Database:
         await self._engine.dispose()
 
 
+class _SqliteConnection(aiosqlite.Connection):
+    """aiosqlite's connection with an end that cannot hang.
+
+    SQLAlchemy closes a connection whose task was cancelled, and stops it if that is cancelled too. aiosqlite's thread
+    ends at the first stop, and whoever waited for the second would wait for ever.
+    """
+
+    def __init__(self, connector: Callable[[], sqlite3.Connection], iter_chunk_size: int) -> None:
+        super().__init__(connector, iter_chunk_size)
+        self._thread.daemon = True  # a process that is told to end does not wait for a database
+        self._stopped = False
+
+    def stop(self) -> asyncio.Future[Any] | None:
+        """End the thread once; a second call has nothing to wait for."""
+        if self._stopped:
+            return None
+        self._stopped = True
+        return super().stop()
+
+
 def sqlite_url(path: Path) -> str:
     """Return the URL of a SQLite file."""
     return f"sqlite:///{path}"
@@ -101,23 +128,34 @@ def sqlite_url(path: Path) -> str:
 def _engine(url: str) -> AsyncEngine:
     try:
         parsed = make_url(url)
-    except sa.exc.ArgumentError as error:
+    except (sa.exc.ArgumentError, ValueError) as error:
         raise DatabaseError("this is not a database URL; write sqlite:///path or postgresql://...") from error
     drivers = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
     name = parsed.get_backend_name()
     if name not in drivers:
         raise DatabaseError(f"{name} is not supported; use sqlite:///path or postgresql://...")
     parsed = parsed.set(drivername=drivers[name])
+    if name == "sqlite" and parsed.database in {None, "", ":memory:"}:
+        # Its one connection would be shared by readers and the writer, and their transactions would mix.
+        raise DatabaseError("a database in memory forgets everything; write sqlite:///path")
     if drivers[name].startswith("postgresql"):
         return create_async_engine(parsed, pool_pre_ping=True)
-    engine = create_async_engine(parsed, connect_args={"timeout": 5.0})
+    path = parsed.database or ""
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(path, timeout=5.0)
+
+    def open_connection() -> _SqliteConnection:
+        return _SqliteConnection(connect, iter_chunk_size=64)
+
+    engine = create_async_engine(parsed, async_creator=open_connection)
     sa.event.listen(engine.sync_engine, "connect", _configure_sqlite)
     sa.event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
 
 
 def _make_folder(url: sa.URL) -> None:
-    if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:":
+    if url.get_backend_name() == "sqlite" and url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
 
 
@@ -156,4 +194,5 @@ def _upgrade(connection: sa.Connection, migrations: Migrations) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error.args[0] if error.args else error).splitlines()[0]
+    text = str(error) if isinstance(error, OSError) else str(error.args[0] if error.args else "")
+    return text.partition("\n")[0] or type(error).__name__

@@ -25,7 +25,10 @@ def parse(text: str) -> float:
     match = _SYNTAX.fullmatch(text)
     if not text or match is None:
         raise ValueError(f'"{text}" is not a duration; write whole numbers with y, w, d, h, m, s, ms in that order')
-    return sum(int(count) * _SECONDS[unit] for unit, count in match.groupdict().items() if count is not None)
+    try:
+        return sum(int(count) * _SECONDS[unit] for unit, count in match.groupdict().items() if count is not None)
+    except OverflowError as error:
+        raise ValueError(f'"{text}" is not a duration that anybody lives to see') from error
 
 
 def render(seconds: float) -> str:

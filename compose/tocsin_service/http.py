@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from typing import Final
 from urllib.parse import urlsplit
 
 import httpx
+
+_LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 
 
 class Failure(StrEnum):
@@ -69,8 +73,11 @@ class Outbound:
     def __init__(
         self, *, user_agent: str, timeout: float = 10.0, transport: httpx.AsyncBaseTransport | None = None
     ) -> None:
+        self._timeout = timeout
+        # A proxy of the environment cannot reach this machine's loopback (Go's clients make the same exception).
+        direct = dict.fromkeys(f"all://{host}" for host in _LOOPBACK)
         self._client = httpx.AsyncClient(
-            transport=transport, timeout=timeout, headers={"User-Agent": user_agent}, follow_redirects=False
+            transport=transport, mounts=direct, headers={"User-Agent": user_agent}, follow_redirects=False
         )
 
     async def post(
@@ -91,10 +98,12 @@ class Outbound:
         self, method: str, url: str, *, content: bytes | None, headers: Mapping[str, str], timeout: float | None = None
     ) -> httpx.Response:
         """Send one request and return the 2xx answer; raises like `post`."""
-        limit = httpx.USE_CLIENT_DEFAULT if timeout is None else httpx.Timeout(timeout)
+        limit = self._timeout if timeout is None else timeout
         try:
-            response = await self._client.request(method, url, content=content, headers=headers, timeout=limit)
-        except httpx.TimeoutException as error:
+            # httpx bounds each read, not their sum, and a transport into an app of this process knows no limit.
+            async with asyncio.timeout(limit):
+                response = await self._client.request(method, url, content=content, headers=headers, timeout=limit)
+        except (TimeoutError, httpx.TimeoutException) as error:
             raise RequestError(f"{redact_url(url)} did not answer in time", reason=Failure.TIMEOUT) from error
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             message = f"{redact_url(url)} is not a URL that can be called"

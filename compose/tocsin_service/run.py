@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import uvicorn
@@ -119,21 +119,49 @@ async def serve(
     stop = stop or asyncio.Event()
     running: list[Running] = []
     code = 0
-    async with _signals(stop, reload):
+    async with _signals(stop, reload) as reloads:
         try:
-            for service in services:
-                running.append(Running(service))
-                await running[-1].start()
-            await ready()
-            if failed := await _first_failure(running, stop):
-                log.error("a part failed, stopping", part=failed.get_name(), exc_info=failed.exception())
+            if await _until(stop, _start(services, running, ready)) and (failed := await _first_failure(running, stop)):
+                error = None if failed.cancelled() else failed.exception()
+                log.error("a part failed, stopping", part=failed.get_name(), exc_info=error)
                 code = 1
         except Exception:
             log.exception("a part did not start, stopping", part=running[-1].service.name if running else "")
             code = 1
-        if not await _shut_down(running, grace):
-            code = 1
+        finally:
+            # Also when we are cancelled: what was started is stopped. A reload could start things again behind us.
+            stop.set()
+            await _end(reloads)
+            if not await _shut_down(running, grace):
+                code = 1
     return code
+
+
+async def _start(services: Sequence[Service], running: list[Running], ready: Step) -> None:
+    for service in services:
+        running.append(Running(service))
+        await running[-1].start()
+    await ready()
+
+
+async def _until(stop: asyncio.Event, step: Coroutine[None, None, None]) -> bool:
+    """Run `step`, and cut it short at `stop`: nobody waits for a database that does not answer; True if it ended."""
+    stopped, begun = asyncio.create_task(_wait(stop)), asyncio.create_task(step)
+    try:
+        await asyncio.wait([stopped, begun], return_when=asyncio.FIRST_COMPLETED)
+        if begun.done():
+            begun.result()
+            return True
+        return False
+    finally:
+        await _end([stopped, begun])
+
+
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _first_failure(running: Sequence[Running], stop: asyncio.Event) -> asyncio.Task[None] | None:
@@ -168,12 +196,13 @@ async def _shut_down(running: Sequence[Running], grace: float) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def _signals(stop: asyncio.Event, reload: Step | None) -> AsyncIterator[None]:
+async def _signals(stop: asyncio.Event, reload: Step | None) -> AsyncIterator[set[asyncio.Task[None]]]:
+    """Handle signals inside the block; gives the reloads under way."""
     loop = asyncio.get_running_loop()
     reloads: set[asyncio.Task[None]] = set()
 
     def on_reload() -> None:
-        if reload is not None:
+        if reload is not None and not stop.is_set():
             task = asyncio.create_task(_reload(reload))
             reloads.add(task)
             task.add_done_callback(reloads.discard)
@@ -182,7 +211,7 @@ async def _signals(stop: asyncio.Event, reload: Step | None) -> AsyncIterator[No
     for number, handler in handlers.items():
         loop.add_signal_handler(number, handler)
     try:
-        yield
+        yield reloads
     finally:
         for number in handlers:
             loop.remove_signal_handler(number)

@@ -177,9 +177,16 @@ def _refusal(method: str, headers: Headers, body_limit: int) -> PlainTextRespons
     if length.isdecimal() and int(length) > body_limit:
         return _too_large(body_limit)
     origin = headers.get("origin")
-    if method in _SAFE_METHODS or origin is None or urlsplit(origin).netloc == headers.get("host"):
+    if method in _SAFE_METHODS or origin is None or _host(origin) == headers.get("host"):
         return None
     return PlainTextResponse("Requests that change something are taken from our own pages only.\n", status_code=403)
+
+
+def _host(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # anybody may send anything
+        return ""
 
 
 def _too_large(body_limit: int) -> PlainTextResponse:

@@ -29,7 +29,7 @@ STEADY: Final = 60.0
 """Seconds a program must have run for its next end to count as the first."""
 BACKOFF: Final = Backoff(initial=0.5, factor=2.0, maximum=30.0, jitter=0.2)
 LOG_LIMIT: Final = 4 * 1024 * 1024
-"""Bytes of output kept; more is thrown away from the start."""
+"""Bytes of output kept; a file that has grown past them is emptied."""
 
 _PASSED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _TRIM_EVERY = 60.0

@@ -28,6 +28,7 @@ from tocsin_service.web import AddressError
 from tocsin_ship.shipper import Shipper
 from tocsin_stack import config as stack_config
 from tocsin_stack import debian, quick, state, up
+from tocsin_stack.screen import Screen
 from tocsin_uptime.prober import Prober
 
 app = typer.Typer(
@@ -207,12 +208,13 @@ def alerting(
     def build(config: tocsin_alerting.config.Config, url: str, reread: run.Step) -> Router:
         database = storage_url or db.sqlite_url(data.absolute() / "alerting.db")
         return Router(
-            config, database_url=database, external_url=external_url or url, terminal=typer.echo, reread=reread
+            config, database_url=database, external_url=external_url or url, terminal=screen.say, reread=reread
         )
 
     # Alertmanager replaces no variables in its file, and its templates use `$`.
     source = _Source(config_file, tocsin_alerting.config.load, environ=None)
-    _run_part("alerting", source, build, listen=listen, level=level, form=form)
+    with Screen() as screen:
+        _run_part("alerting", source, build, listen=listen, level=level, form=form)
 
 
 @app.command()

@@ -28,7 +28,8 @@ class Flags:
     """Paths of JSON log files, globs allowed."""
 
     def __bool__(self) -> bool:
-        return any((self.probe, self.slack_webhook_file, self.pagerduty_key_file, self.webhook, self.scrape, self.logs))
+        pagerduty = self.pagerduty_key_file or self.pagerduty_url
+        return any((self.probe, self.slack_webhook_file, pagerduty, self.webhook, self.scrape, self.logs))
 
 
 class FlagError(Exception):
@@ -39,8 +40,10 @@ def document(flags: Flags) -> dict[str, object]:
     """Return the tocsin.yml that `flags` stand for.
 
     Raises:
-        FlagError: a `--scrape` that is not `service=host:port`.
+        FlagError: a `--scrape` that is not `service=host:port`, or a PagerDuty URL without a key.
     """
+    if flags.pagerduty_url and flags.pagerduty_key_file is None:
+        raise FlagError("--pagerduty-url goes with --pagerduty-key-file")
     data: dict[str, object] = {
         "uptime": {"endpoints": [_endpoint(url) for url in flags.probe]},
         "alerting": alerting(flags),
@@ -107,10 +110,13 @@ def alerting(
 
 
 def _endpoint(url: str) -> dict[str, object]:
-    host = urlsplit(url).netloc or url
+    try:
+        host = urlsplit(url).hostname
+    except ValueError:  # the prober says what is wrong with it
+        host = None
     # A name is part of paths and URLs, so it has no slash.
     name = " ".join(part for part in url.split("://", 1)[-1].split("?", maxsplit=1)[0].split("/") if part)
-    return {"name": name, "service": host.partition(":")[0], "url": url}
+    return {"name": name, "service": host or name, "url": url}
 
 
 def _scrape(text: str) -> dict[str, object]:

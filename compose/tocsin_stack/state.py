@@ -15,7 +15,7 @@ _STATE = "up.json"
 
 
 class StateError(Exception):
-    """No `tocsin up` runs from a data folder, or another one already does."""
+    """No `tocsin up` runs from a data folder, another one already does, or it cannot be written to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,14 @@ def take(folder: Path) -> IO[str]:
     The kernel lets go of it when the process ends, however it ends.
 
     Raises:
-        StateError: another process has it.
+        StateError: another process has it, or nothing can be written there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / _LOCK).open("a+", encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / _LOCK).open("a+", encoding="utf-8")
+    except OSError as error:
+        message = f"cannot keep data in {folder}: {error.strerror}; choose another --storage.path"
+        raise StateError(message) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -72,7 +76,7 @@ def read(folder: Path) -> State:
     try:
         data = json.loads((folder / _STATE).read_text(encoding="utf-8"))
         os.kill(data["pid"], 0)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         message = f"no tocsin runs from {folder}; start one with: tocsin up --demo"
         raise StateError(message) from error
     return State(data["pid"], data["urls"])

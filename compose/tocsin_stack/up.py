@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -70,12 +71,11 @@ def main(options: Options, *, environ: Mapping[str, str], started: float) -> int
     with state.take(options.data_folder), (options.data_folder / _LOG).open("a", encoding="utf-8") as log:
         telemetry.configure("tocsin", level=options.log_level, stream=log)
         stack = _Stack(options, environ)
-        return asyncio.run(_run(stack, options.data_folder, started))
+        with Screen() as screen:
+            return asyncio.run(_run(stack, screen, options.data_folder, started))
 
 
-async def _run(stack: _Stack, folder: Path, started: float) -> int:
-    screen = Screen()
-
+async def _run(stack: _Stack, screen: Screen, folder: Path, started: float) -> int:
     async def ready() -> None:
         state.write(folder, stack.urls())
         screen.parts(stack.rows(), seconds=time.monotonic() - started, hints=stack.hints())
@@ -103,6 +103,9 @@ class _Stack:
         }
         self._registry = CollectorRegistry()
         """Metrics of the process as a whole, on the console's page."""
+        self._reload_ok = telemetry.gauge(names.CONFIG_RELOAD_OK, self._registry).labels("stack")
+        self._reload_ok.set(1)
+        self._reloading = asyncio.Lock()
         # Prometheus binds its port itself; it is free until then unless another program is quicker.
         with self._listen("prometheus") as free:
             self._engine_address = web.bound(free)
@@ -113,7 +116,8 @@ class _Stack:
         self._router = Router(
             self._config.alerting,
             database_url=db.sqlite_url(self._data / "alerting.db"),
-            external_url=router_url,
+            # Links in messages lead to a page for people; the router has only an API.
+            external_url=self._url("console"),
             terminal=terminal,
             reread=self.reload,
         )
@@ -147,12 +151,26 @@ class _Stack:
 
     async def reload(self) -> None:
         """Take the configuration file into use again; one that is wrong changes nothing."""
-        config = self._load()
-        await self._engine.reload(config.prometheus, rules_text=self._rules(config.prometheus))
-        await self._router.reload(config.alerting)
-        await self._prober.reload(self._probed(config.uptime))
-        await self._shipper.reload(config.ship)
-        self._config = config
+        async with self._reloading:
+            self._reload_ok.set(0)
+            config = self._load()
+            await self._engine.reload(config.prometheus, rules_text=self._rules(config.prometheus))
+            try:
+                await self._shipper.reload(config.ship)
+            except Exception:
+                old = self._config.prometheus
+                await self._engine.reload(old, rules_text=self._rules(old))
+                raise
+            # Those that may refuse have agreed; the router and the prober take whatever was read.
+            await self._router.reload(config.alerting)
+            await self._prober.reload(self._probed(config.uptime))
+            moved = [name for name, listen in config.listen.items() if listen != self._config.listen[name]]
+            self._config = config
+            self._reload_ok.set(1)
+        log = telemetry.logger("tocsin.up")
+        log.info("configuration taken")
+        if moved:
+            log.warning("a part listens at another address from the next start on", parts=moved)
 
     def urls(self) -> dict[str, str]:
         """Return where each part is."""
@@ -166,14 +184,21 @@ class _Stack:
             Row("console", "up", self._url("console"), "open this page"),
             Row("alerting", "up", self._url("alerting"), f"tells {_receivers(config)}"),
             Row(
-                "uptime", "up" if checks else "off", self._url("uptime"), f"{checks} checks" if checks else "no checks"
+                "uptime",
+                "up" if checks else "off",
+                self._url("uptime"),
+                f"{checks} check{'s' * (checks != 1)}" if checks else "no checks",
             ),
             self._engine_row(),
         ]
-        if "ship" in self._listeners:
-            rows.append(Row("ship", "up", self._url("ship"), f"follows {len(config.ship.inputs)} log path(s)"))
-        else:
-            rows.append(Row("ship", "off", "", "no log files are followed"))
+        # A section that a reload brought has no address before the next start.
+        where = self._url("ship") if "ship" in self._listeners else ""
+        paths = len(config.ship.inputs)
+        rows.append(
+            Row("ship", "up", where, f"follows {paths} log path(s)")
+            if paths
+            else Row("ship", "off", where, "no log files are followed")
+        )
         if self._demo is not None:
             rows.append(Row("demo", self._demo.state, self._demo.url, "a web shop with traffic"))
         return rows
@@ -184,7 +209,11 @@ class _Stack:
         if hint := self._engine.hint:
             hints.append(hint)
         if self._demo is not None:
-            where = "" if self._options.data_folder == Path("tocsin-data") else f" --storage.path {self._data}"
+            where = (
+                ""
+                if self._options.data_folder == Path("tocsin-data")
+                else f" --storage.path {shlex.quote(str(self._data))}"
+            )
             hints += [
                 f"try in another terminal:  tocsin demo break checkout{where}",
                 f"          and afterwards:  tocsin demo fix{where}",

@@ -71,6 +71,43 @@ async def test_a_failed_migration_changes_nothing(tmp_path: Path, migrations: Pa
     await database.close()
 
 
+async def test_a_database_of_a_newer_version_is_refused_in_words(tmp_path: Path, migrations: Path) -> None:
+    """After a downgrade the tables are not what this version knows; it says so instead of guessing."""
+    url = sqlite_url(tmp_path / "x.db")
+    (migrations / "0002_author.py").write_text(SECOND)
+    await (await Database.open(url, [NOTES])).close()
+    (migrations / "0002_author.py").unlink()
+    with pytest.raises(DatabaseError, match=r"cannot use the database .*0002"):
+        await Database.open(url, [NOTES])
+
+
+async def test_writers_that_are_cancelled_lock_nobody_out(any_database_url: str, migrations: Path) -> None:
+    """Wherever a cancellation hits, all or nothing is written and the next writer gets its turn."""
+    database = await Database.open(any_database_url, [NOTES])
+    insert = sa.text("insert into note (text) values (:text)")
+
+    async def two(number: int) -> None:
+        async with database.write() as connection:
+            for text in ("first", "second"):
+                await connection.execute(insert, {"text": f"{text} {number}"})
+
+    for turns in range(40):
+        tasks = [asyncio.create_task(two(turns)) for _ in range(2)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    async with asyncio.timeout(4), database.write() as connection:
+        await connection.execute(insert, {"text": "after"})
+        counts = sa.text("select count(*) from note where text like :text")
+        first, second = [
+            (await connection.execute(counts, {"text": text})).scalar_one() for text in ("first %", "second %")
+        ]
+    assert first == second
+    await database.close()
+
+
 async def test_a_transaction_that_fails_leaves_nothing(any_database_url: str, migrations: Path) -> None:
     """State change and outbox row stand or fall together."""
     database = await Database.open(any_database_url, [NOTES])
@@ -111,8 +148,10 @@ async def test_many_writers_never_see_a_locked_database(tmp_path: Path, migratio
     [
         ("mysql://u:s3cret@h/x", "mysql is not supported"),
         ("nonsense", "not a database URL"),
-        ("postgresql://u:s3cret@127.0.0.1:1/x", "cannot use the database"),
-        ("sqlite:////proc/nowhere/x.db", "cannot use the database"),
+        ("postgresql://u:s3cret@h:many/x", "not a database URL"),
+        ("postgresql://u:s3cret@127.0.0.1:1/x", "cannot use the database .*: .*Connect call failed"),
+        ("sqlite:////proc/nowhere/x.db", "cannot use the database .*: .*No such file or directory"),
+        ("sqlite://", "in memory forgets everything"),
     ],
 )
 async def test_a_database_that_cannot_be_used_is_named_without_its_password(url: str, message: str) -> None:
@@ -120,3 +159,36 @@ async def test_a_database_that_cannot_be_used_is_named_without_its_password(url:
     with pytest.raises(DatabaseError, match=message) as caught:
         await Database.open(url)
     assert "s3cret" not in str(caught.value)
+
+
+async def test_tasks_cancelled_in_the_middle_leave_a_database_that_works_and_closes(
+    tmp_path: Path, migrations: Path
+) -> None:
+    """Shutdown cancels loops wherever they are, also twice; the database still writes then, and closes at once."""
+    database = await Database.open(sqlite_url(tmp_path / "x.db"), [NOTES])
+
+    async def add() -> None:
+        while True:
+            async with database.write() as connection:
+                await connection.execute(sa.text("insert into note (text) values ('x')"))
+            async with database.read() as connection:
+                await connection.execute(sa.text("select count(*) from note"))
+
+    for turn in range(200):
+        tasks = [asyncio.create_task(add()) for _ in range(3)]
+        for _ in range(turn % 40):
+            await asyncio.sleep(0)
+        await asyncio.sleep(turn / 20_000)
+        for _ in range(3):
+            for task in tasks:
+                task.cancel()
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await asyncio.gather(*tasks, return_exceptions=True)
+    async with asyncio.timeout(5), database.write() as connection:
+        await connection.execute(sa.text("insert into note (text) values ('last')"))
+    async with asyncio.timeout(5):
+        await database.close()
+    left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    _, pending = await asyncio.wait(left, timeout=5) if left else (set(), set())
+    assert pending == set()

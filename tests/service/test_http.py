@@ -1,7 +1,14 @@
+import asyncio
+import contextlib
+
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from tocsin_service import http
 from tocsin_service.testing import sink
@@ -41,6 +48,49 @@ async def test_a_refused_connection_may_be_tried_again() -> None:
     await client.close()
     assert not caught.value.permanent
     assert "secret" not in str(caught.value)
+
+
+async def test_a_whole_attempt_is_bounded() -> None:
+    """An answer that drips, or an app of this process that hangs, ends after the timeout all the same."""
+
+    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while True:
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+
+    async def hang(_: Request) -> Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    server = await asyncio.start_server(drip, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    inside = httpx.ASGITransport(app=Starlette(routes=[Route("/", hang)]))
+    for client, url in (
+        (http.Outbound(user_agent="test"), f"http://{host}:{port}/"),
+        (http.Outbound(user_agent="test", transport=inside), "http://inside/"),
+    ):
+        async with asyncio.timeout(5):
+            with pytest.raises(http.RequestError, match="did not answer in time") as caught:
+                await client.get(url, timeout=0.3)
+        assert caught.value.reason is http.Failure.TIMEOUT
+        await client.close()
+    server.close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_this_machine_is_reached_without_a_proxy(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy of the environment cannot see our loopback: our own parts and Prometheus are asked directly."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    async with sink() as server:
+        client = http.Outbound(user_agent="test")
+        assert (await client.get(server.url.replace("127.0.0.1", host))).text == "ok"
+        with pytest.raises(http.RequestError):
+            await client.get(f"http://somewhere.invalid:{server.url.rpartition(':')[2]}/")
+        await client.close()
 
 
 @pytest.mark.parametrize(

@@ -74,9 +74,61 @@ async def test_a_failing_start_closes_what_was_opened() -> None:
         events.append("close b")
 
     assert await run.serve([_service("a", events), run.Service("b", start=broken, close=close)]) == 1
-    assert "ready" not in events
-    assert events[0] == "start a"
-    assert events[-3:] == ["close b", "drain a", "close a"]
+    assert events == ["start a", "close b", "loop ended a", "drain a", "close a"]
+
+
+async def test_a_stop_cuts_a_start_short() -> None:
+    """SIGTERM does not wait for a database that does not answer; what was started is stopped, and 0 is the code."""
+    events: list[str] = []
+    stop = asyncio.Event()
+
+    async def never() -> None:
+        stop.set()
+        await asyncio.Event().wait()
+
+    async def ready() -> None:
+        events.append("ready")
+
+    services = [_service("a", events), run.Service("b", start=never), _service("c", events)]
+    async with asyncio.timeout(5):
+        assert await run.serve(services, stop=stop, ready=ready) == 0
+    assert events == ["start a", "loop ended a", "drain a", "close a"]
+
+
+async def test_however_it_ends_what_was_started_is_stopped() -> None:
+    """Cancelled from outside, the services still stop in order."""
+    events: list[str] = []
+    up = asyncio.Event()
+
+    async def ready() -> None:
+        up.set()
+
+    served = asyncio.create_task(run.serve([_service("a", events)], ready=ready))
+    await up.wait()
+    served.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await served
+    assert events == ["start a", "loop ended a", "drain a", "close a"]
+
+
+async def test_a_reload_does_not_outlive_the_stop() -> None:
+    """One that is under way is given up before anything stops, or it would start parts again behind us."""
+    events: list[str] = []
+    stop = asyncio.Event()
+
+    async def ready() -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    async def reload() -> None:
+        try:
+            events.append("reload")
+            stop.set()
+            await asyncio.Event().wait()
+        finally:
+            events.append("given up")
+
+    assert await run.serve([_service("a", events)], stop=stop, ready=ready, reload=reload) == 0
+    assert events == ["start a", "reload", "given up", "loop ended a", "drain a", "close a"]
 
 
 async def test_shutdown_is_bounded() -> None:

@@ -89,6 +89,7 @@ async def test_foreign_pages_cannot_post() -> None:
     """A browser names the page a request comes from; only our own may change something."""
     async with serving(_app()) as url, httpx.AsyncClient() as client:
         assert (await client.post(url, headers={"Origin": "https://evil.example"})).status_code == 403
+        assert (await client.post(url, headers={"Origin": "http://["})).status_code == 403
         assert (await client.post(url, headers={"Origin": url})).status_code == 200
         assert (await client.get(url, headers={"Origin": "https://evil.example"})).status_code == 200
 

@@ -86,6 +86,13 @@ def test_flags_make_the_same_configuration_as_a_file(tmp_path: Path) -> None:
     assert [check.name for check in stack.uptime.checks] == ["shop.example"]
 
 
+def test_a_probed_url_names_its_service() -> None:
+    """Without the port and the brackets of IPv6."""
+    flags = quick.Flags(probe=("http://[::1]:8000/x", "tcp://db.example:5432"))
+    stack = config.load(Document(quick.document(flags), file="<flags>", folder=Path(), positions={}), environ={})
+    assert [check.service for check in stack.uptime.checks] == ["::1", "db.example"]
+
+
 def test_a_scrape_flag_without_a_service_says_what_to_write() -> None:
     """The message holds an example."""
     with pytest.raises(quick.FlagError, match="service=host:port"):

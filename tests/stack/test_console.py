@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import httpx
 import pytest
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -82,7 +83,12 @@ async def test_the_page_shows_what_the_parts_say_and_runs_nothing_of_it(console:
 
 @pytest.mark.parametrize(
     "broken",
-    [lambda _: PlainTextResponse("no", 500), lambda _: PlainTextResponse("no JSON"), lambda _: JSONResponse({})],
+    [
+        lambda _: PlainTextResponse("no", 500),
+        lambda _: PlainTextResponse("no JSON"),
+        lambda _: JSONResponse({}),
+        lambda _: JSONResponse({"data": {"result": [{"metric": {}, "value": "?"}]}}),
+    ],
 )
 async def test_a_part_that_fails_is_a_sentence_on_the_page(
     console: httpx.AsyncClient, parts: Sink, broken: Callable[[Received], Response]
@@ -93,6 +99,34 @@ async def test_a_part_that_fails_is_a_sentence_on_the_page(
     assert answer.status_code == 200
     assert "Not all parts can be asked" in answer.text
     assert "alerting" in answer.text
+
+
+async def _hangs(_: Request) -> Response:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def _raises(_: Request) -> Response:
+    raise ValueError("the disk is full")
+
+
+@pytest.mark.parametrize("endpoint", [_hangs, _raises])
+async def test_a_part_of_this_process_that_hangs_or_raises_is_a_sentence(
+    endpoint: Callable[[Request], Any], parts: Sink
+) -> None:
+    """Inside `tocsin up` the parts are asked without a network: no socket bounds the wait or hides an exception."""
+    inside = httpx.ASGITransport(app=Starlette(routes=[Route("/{path:path}", endpoint)]))
+    outbound, ill = Outbound(user_agent="test"), Outbound(user_agent="test", transport=inside)
+    peers = {name: Peer(name, parts.url, outbound) for name in ("uptime", "ship", "prometheus")}
+    sources = Sources(**peers, alerting=Peer("The alert router", "http://router", ill), has_prometheus=lambda: True)
+    app = create_app(sources, parts=list, clock=FakeClock())
+    async with serving(app) as url, httpx.AsyncClient(base_url=url, timeout=4.0) as client:
+        answer = await client.get("/")
+    assert answer.status_code == 200
+    assert "Not all parts can be asked" in answer.text
+    assert "The alert router" in answer.text
+    for each in (outbound, ill):
+        await each.close()
 
 
 async def test_logs_are_searched_and_shown_as_text(console: httpx.AsyncClient, parts: Sink) -> None:

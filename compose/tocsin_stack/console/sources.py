@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from tocsin import names
+from tocsin_service import telemetry
 from tocsin_service.http import Outbound, RequestError
 
 _T = TypeVar("_T")
@@ -87,6 +88,23 @@ class LogLine(msgspec.Struct, frozen=True):
     message: str
     trace_id: str | None = None
     line: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class _Series(msgspec.Struct, frozen=True):
+    """One series of an instant query: its labels, its time and its value as text."""
+
+    metric: dict[str, str]
+    value: tuple[float, str]
+
+
+class _Vector(msgspec.Struct, frozen=True):
+    result: tuple[_Series, ...] = ()
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    """What Prometheus answers an instant query with."""
+
+    data: _Vector = _Vector()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +190,10 @@ class Sources:
             missing.append(f"{peer.name} cannot be asked: {error}.")
         except msgspec.DecodeError as error:
             missing.append(f"{peer.name} gave an answer that is not understood: {error}.")
+        except Exception as error:
+            # An app of this process hands its own exceptions on to who asks it.
+            telemetry.logger("tocsin.console").exception("a part failed", part=peer.name)
+            missing.append(f"{peer.name} failed: {type(error).__name__}, see the log.")
         return None
 
     async def _traffic(self, missing: list[str]) -> Mapping[str, Traffic]:
@@ -184,12 +206,18 @@ class Sources:
 
     async def _query(self, query: str, missing: list[str]) -> Mapping[str, float]:
         path = f"/api/v1/query?{urlencode({'query': query})}"
-        answer = await self._ask(self._prometheus, path, dict[str, Any], missing)
+        answer = await self._ask(self._prometheus, path, _Answer, missing)
         if answer is None:
             return {}
-        result = answer.get("data", {}).get("result", [])
-        found = {item["metric"].get("service", ""): float(item["value"][1]) for item in result}
+        found = {series.metric.get("service", ""): _number(series.value[1]) for series in answer.data.result}
         return {service: value for service, value in found.items() if service and math.isfinite(value)}
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _traffic(values: Mapping[str, float | None]) -> Traffic:
