@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
+from prometheus_client import Gauge
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -38,3 +40,20 @@ def routes(*, ready: Readiness, reload: Reload | None = None) -> list[Route]:
         Route("/-/ready", is_ready, methods=["GET"]),
         Route("/-/reload", do_reload, methods=["POST"]),
     ]
+
+
+def watched(reload: Reload, outcome: Gauge) -> Reload:
+    """Return `reload` as it should be called: one at a time, its outcome in a gauge (1 taken, 0 refused)."""
+    turn = asyncio.Lock()
+    outcome.set(1)
+
+    async def reload_in_turn() -> None:
+        async with turn:
+            try:
+                await reload()
+            except BaseException:
+                outcome.set(0)
+                raise
+            outcome.set(1)
+
+    return reload_in_turn

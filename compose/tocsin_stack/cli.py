@@ -15,13 +15,15 @@ from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 import httpx
 import typer
+from prometheus_client import CollectorRegistry
 
 import tocsin
 import tocsin_alerting.config
 import tocsin_ship.config
 import tocsin_uptime.config
+from tocsin import names
 from tocsin_alerting.router import Router
-from tocsin_service import db, run, telemetry, web
+from tocsin_service import db, ops, run, telemetry, web
 from tocsin_service.db import DatabaseError
 from tocsin_service.settings import Document, SettingsError, environment
 from tocsin_service.web import AddressError
@@ -205,10 +207,15 @@ def alerting(
 ) -> None:
     """Run the alert router alone, from Alertmanager's file."""
 
-    def build(config: tocsin_alerting.config.Config, url: str, reread: run.Step) -> Router:
+    def build(config: tocsin_alerting.config.Config, place: _Place) -> Router:
         database = storage_url or db.sqlite_url(data.absolute() / "alerting.db")
         return Router(
-            config, database_url=database, external_url=external_url or url, terminal=screen.say, reread=reread
+            config,
+            database_url=database,
+            external_url=external_url or place.url,
+            registry=place.registry,
+            terminal=screen.say,
+            reread=place.reread,
         )
 
     # Alertmanager replaces no variables in its file, and its templates use `$`.
@@ -229,9 +236,15 @@ def uptime(
 ) -> None:
     """Run the prober alone."""
 
-    def build(config: tocsin_uptime.config.Config, url: str, reread: run.Step) -> Prober:
+    def build(config: tocsin_uptime.config.Config, place: _Place) -> Prober:
         database = storage_url or db.sqlite_url(data.absolute() / "uptime.db")
-        return Prober(config, database_url=database, external_url=external_url or url, reread=reread)
+        return Prober(
+            config,
+            database_url=database,
+            external_url=external_url or place.url,
+            registry=place.registry,
+            reread=place.reread,
+        )
 
     source = _Source(config_file, tocsin_uptime.config.load, environ=environment())
     _run_part("uptime", source, build, listen=listen, level=level, form=form)
@@ -247,8 +260,8 @@ def ship(
 ) -> None:
     """Run the log shipper alone."""
 
-    def build(config: tocsin_ship.config.Config, _: str, reread: run.Step) -> Shipper:
-        return Shipper(config, data_folder=data.absolute(), reread=reread)
+    def build(config: tocsin_ship.config.Config, place: _Place) -> Shipper:
+        return Shipper(config, data_folder=data.absolute(), registry=place.registry, reread=place.reread)
 
     source = _Source(config_file, tocsin_ship.config.load, environ=environment())
     _run_part("ship", source, build, listen=listen, level=level, form=form)
@@ -282,10 +295,19 @@ class _Source(Generic[_C]):
         return self.load(Document.open(self.file, environ=self.environ))
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What a part is given beside its configuration: where it is reached, where it counts, how it is read again."""
+
+    url: str
+    registry: CollectorRegistry
+    reread: ops.Reload
+
+
 def _run_part(
     name: str,
     source: _Source[_C],
-    build: Callable[[_C, str, run.Step], _Part[_C]],
+    build: Callable[[_C, _Place], _Part[_C]],
     *,
     listen: str,
     level: Level,
@@ -295,10 +317,13 @@ def _run_part(
     config = source.read()
     listener = web.bind(web.Address.parse(listen))
 
-    async def reload() -> None:
+    async def take() -> None:
         await part.reload(source.read())
 
-    part = build(config, web.bound(listener).url, reload)
+    registry = CollectorRegistry()
+    reload = ops.watched(take, telemetry.gauge(names.CONFIG_RELOAD_OK, registry).labels(name))
+    telemetry.gauge(names.BUILD_INFO, registry).labels(name, tocsin.__version__).set(1)
+    part = build(config, _Place(web.bound(listener).url, registry, reload))
     raise typer.Exit(asyncio.run(run.serve([part.service(listener)], reload=reload)))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import shlex
+import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +23,7 @@ from tocsin import names
 from tocsin_alerting.router import Router
 from tocsin_dashboards import build as dashboards
 from tocsin_dashboards.slo import Slo
-from tocsin_service import clock, db, run, telemetry, web
+from tocsin_service import clock, db, ops, run, telemetry, web
 from tocsin_service.http import Outbound
 from tocsin_service.settings import Document
 from tocsin_ship.shipper import Shipper
@@ -103,9 +105,8 @@ class _Stack:
         }
         self._registry = CollectorRegistry()
         """Metrics of the process as a whole, on the console's page."""
-        self._reload_ok = telemetry.gauge(names.CONFIG_RELOAD_OK, self._registry).labels("stack")
-        self._reload_ok.set(1)
-        self._reloading = asyncio.Lock()
+        outcome = telemetry.gauge(names.CONFIG_RELOAD_OK, self._registry).labels("stack")
+        self.reload = ops.watched(self._reload, outcome)
         # Prometheus binds its port itself; it is free until then unless another program is quicker.
         with self._listen("prometheus") as free:
             self._engine_address = web.bound(free)
@@ -149,24 +150,21 @@ class _Stack:
             self._console(),
         ]
 
-    async def reload(self) -> None:
+    async def _reload(self) -> None:
         """Take the configuration file into use again; one that is wrong changes nothing."""
-        async with self._reloading:
-            self._reload_ok.set(0)
-            config = self._load()
-            await self._engine.reload(config.prometheus, rules_text=self._rules(config.prometheus))
-            try:
-                await self._shipper.reload(config.ship)
-            except Exception:
-                old = self._config.prometheus
-                await self._engine.reload(old, rules_text=self._rules(old))
-                raise
-            # Those that may refuse have agreed; the router and the prober take whatever was read.
-            await self._router.reload(config.alerting)
-            await self._prober.reload(self._probed(config.uptime))
-            moved = [name for name, listen in config.listen.items() if listen != self._config.listen[name]]
-            self._config = config
-            self._reload_ok.set(1)
+        config = self._load()
+        await self._engine.reload(config.prometheus, rules_text=self._rules(config.prometheus))
+        try:
+            await self._shipper.reload(config.ship)
+        except Exception:
+            old = self._config.prometheus
+            await self._engine.reload(old, rules_text=self._rules(old))
+            raise
+        # Those that may refuse have agreed; the router and the prober take whatever was read.
+        await self._router.reload(config.alerting)
+        await self._prober.reload(self._probed(config.uptime))
+        moved = [name for name, listen in config.listen.items() if listen != self._config.listen[name]]
+        self._config = config
         log = telemetry.logger("tocsin.up")
         log.info("configuration taken")
         if moved:
@@ -209,14 +207,13 @@ class _Stack:
         if hint := self._engine.hint:
             hints.append(hint)
         if self._demo is not None:
-            where = (
-                ""
-                if self._options.data_folder == Path("tocsin-data")
-                else f" --storage.path {shlex.quote(str(self._data))}"
-            )
+            # In a .venv that is not activated the command is found only by its path.
+            command = "tocsin" if shutil.which("tocsin", path=self._environ.get("PATH")) else shlex.quote(sys.argv[0])
+            default = self._options.data_folder == Path("tocsin-data")
+            where = "" if default else f" --storage.path {shlex.quote(str(self._data))}"
             hints += [
-                f"try in another terminal:  tocsin demo break checkout{where}",
-                f"          and afterwards:  tocsin demo fix{where}",
+                f"try in another terminal:  {command} demo break checkout{where}",
+                f"          and afterwards:  {command} demo fix{where}",
             ]
         return hints
 

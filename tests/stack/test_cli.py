@@ -116,10 +116,13 @@ async def test_each_part_runs_alone(part: str, tmp_path: Path) -> None:
             await eventually(ready, timeout=20)
             assert "http_server_active_requests" in (await client.get("/metrics")).text
             assert (await client.post("/-/reload")).status_code == 200
+            taken = f'tocsin_config_last_reload_successful{{part="{part}"}}'
+            assert f"{taken} 1.0" in (await client.get("/metrics")).text
             (tmp_path / file).write_text("nonsense: 1\n")
             refused = await client.post("/-/reload")
             assert refused.status_code == 500
             assert f"{file}:1:1" in refused.text
+            assert f"{taken} 0.0" in (await client.get("/metrics")).text
             assert (await client.get("/-/ready")).status_code == 200
     finally:
         process.send_signal(signal.SIGTERM)
