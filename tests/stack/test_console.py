@@ -34,7 +34,14 @@ ALERT = {
     "fingerprint": "f",
     "status": {"state": "active", "silencedBy": [], "inhibitedBy": []},
 }
-LINE = {"at": AT, "level": "error", "service": "shop", "message": "<i>boom</i>", "trace_id": "a" * 32, "line": {"k": 1}}
+LINE = {
+    "at": AT,
+    "level": "error",
+    "service": "shop",
+    "message": "<i>boom</i>",
+    "trace_id": "a" * 32,
+    "line": {"error.message": "refused"},
+}
 
 
 @pytest.fixture
@@ -133,6 +140,7 @@ async def test_logs_are_searched_and_shown_as_text(console: httpx.AsyncClient, p
     """Filters reach the store as they are, and lines link to the rest of their trace."""
     answer = await console.get("/logs", params={"q": 'a"&b', "level": "error"})
     assert "&lt;i&gt;boom&lt;/i&gt;" in answer.text
+    assert "refused" in answer.text
     assert f"/logs?trace={'a' * 32}" in answer.text
     assert 'value="a&#34;&amp;b"' in answer.text
 
