@@ -19,7 +19,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars, get_conte
 from tocsin import exposition, tracing
 from tocsin.metrics import Families
 from tocsin.pipeline import Pipeline
-from tocsin.request import CURRENT, SERVER_ERROR, Current, Facts, label_method, outcome
+from tocsin.request import CLIENT_CLOSED, CURRENT, SERVER_ERROR, Current, Facts, label_method, outcome
 from tocsin.routes import Routes, UnknownRouteError
 from tocsin.settings import Paths
 
@@ -35,7 +35,7 @@ _SEEN = "tocsin.request"
 _log = logging.getLogger("tocsin")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Instrumentation:
     """What is recorded of one application, and where. Only `active` changes: False once it was uninstrumented."""
 
@@ -110,7 +110,20 @@ class Layer:
             await _answer_scrape(self.instrumentation.registry, scope, send)
         else:
             scope[_SEEN] = True
-            await self.app(scope, receive, send)
+            outer = CURRENT.get()
+            if outer is None:
+                await self.app(scope, receive, send)
+                return
+            # Begun from inside another request, as above: its ids and variables are none of this one's.
+            bound = get_contextvars()
+            CURRENT.set(None)
+            clear_contextvars()
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                CURRENT.set(outer)
+                clear_contextvars()
+                bind_contextvars(**bound)
 
 
 class _Exchange:
@@ -168,8 +181,7 @@ class _Exchange:
         if kind == "http.response.start":
             self._status = message["status"]
             self._trailers = message.get("trailers", False)
-            await self._inner_send(message)
-            return
+        gone = self._disconnected  # before the last byte: afterwards servers report the end as a disconnect too
         try:
             await self._inner_send(message)
         except OSError:
@@ -182,7 +194,7 @@ class _Exchange:
         else:
             last = kind == "http.response.pathsend"
         if last and self._facts is None:
-            self._count(self._status)
+            self._count(CLIENT_CLOSED if gone else self._status)
             # Of an error the application's exception comes after the answer; it belongs into the same line.
             if self._status < SERVER_ERROR:
                 self._write(None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from typing import IO, Any, TypeVar, cast
+from weakref import WeakSet
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
@@ -19,6 +20,8 @@ App = TypeVar("App", bound=Callable[..., Any])
 
 _MARK = "_tocsin_instrumentation"
 _BUILD = "build_middleware_stack"
+_quieting: WeakSet[Instrumentation] = WeakSet()
+"""Those that write access lines: while there is one, uvicorn's own access log stays silent."""
 
 
 def instrument(
@@ -93,6 +96,7 @@ def instrument(
         on_startup=_take_over_server_logs if logs else None,
     )
     if logs:
+        _quieting.add(instrumentation)
         uvicorn.quiet_access_log()
     if hasattr(app, _BUILD):
         _instrument_in_place(app, instrumentation)
@@ -111,7 +115,8 @@ def uninstrument(app: App) -> App:
     if not isinstance(instrumentation, Instrumentation):
         return app
     instrumentation.active = False
-    if instrumentation.pipeline is not None:
+    _quieting.discard(instrumentation)
+    if instrumentation.pipeline is not None and not _quieting:
         uvicorn.restore_access_log()
     if isinstance(app, Layer):
         return cast("App", app.app)

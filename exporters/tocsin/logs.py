@@ -20,6 +20,7 @@ from tocsin import settings
 from tocsin.lines import ENCODERS
 from tocsin.metrics import Families, families_of
 from tocsin.pipeline import Pipeline
+from tocsin.redact import text_of
 from tocsin.request import CURRENT
 from tocsin.writer import FileWriter, StreamWriter, Writer
 
@@ -35,6 +36,8 @@ class _Process:
 
     pipeline: Pipeline | None = None
     explicit = False
+    by_application = False
+    """Whether `instrument` configured it."""
 
 
 def process_pipeline() -> Pipeline:
@@ -157,8 +160,8 @@ def application_pipeline(
         format="json",
         families=families,
     )
-    if configured is None:
-        _Process.pipeline = pipeline
+    if configured is None and not _Process.by_application:
+        _Process.pipeline, _Process.by_application = pipeline, True
         if not structlog.is_configured() or _structlog_is_ours():
             _configure_structlog(pipeline.level)
         _install_on_root(pipeline.level)
@@ -178,7 +181,7 @@ class _Output:
         fields = dict(event)
         message = fields.pop("event", "")
         error = _error_of(fields.pop("exc_info", None))
-        _current_pipeline().event(level, str(message), fields, logger=self.name, error=error)
+        _current_pipeline().event(level, text_of(message), fields, logger=self.name, error=error)
 
     def __getattr__(self, method: str) -> Callable[..., None]:
         if method.startswith("_"):
@@ -251,7 +254,7 @@ class StdlibHandler(logging.Handler):
         try:
             message = record.getMessage()
         except Exception:  # arguments that do not fit the text
-            message = f"{record.msg} {record.args}"
+            message = f"{text_of(record.msg)} {text_of(record.args)}"
         level = next((name for name, at in reversed(settings.LEVELS.items()) if record.levelno >= at), "debug")
         fields = {name: value for name, value in record.__dict__.items() if name not in _RECORD_FIELDS}
         pipeline.event(
@@ -278,7 +281,7 @@ def _install_on_root(level: int) -> None:
 
 def reset_logs() -> None:
     """Undo `configure_logs` and what `instrument` configured: structlog's defaults, no handler of ours at the root."""
-    _Process.pipeline, _Process.explicit = None, False
+    _Process.pipeline, _Process.explicit, _Process.by_application = None, False, False
     if _structlog_is_ours():
         structlog.reset_defaults()
     root = logging.getLogger()

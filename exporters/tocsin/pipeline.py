@@ -113,6 +113,7 @@ class Pipeline:
         if settings.LEVELS[level] < self.level:
             return
         method, route, path, status, seconds, client, trace = facts
+        path = redact_text(path)  # `%3Ftoken=` is part of the path
         event: Event = {
             _TIMESTAMP: timestamp(time.time()),
             _LEVEL: level,
@@ -131,14 +132,15 @@ class Pipeline:
             event[_CLIENT_IP] = client
         if error is not None:
             _add_error(event, error)
-            with contextlib.suppress(Exception):  # an exception with slots cannot be marked; it is then told twice
-                error.__tocsin_told__ = True  # type: ignore[attr-defined]  # our mark on a foreign object
         bound = _bound()
         if bound:
             _add_fields(event, clean_fields(bound))
-        self._write(self._encode(event))
+        if self._write(self._encode(event)) and error is not None:
+            with contextlib.suppress(Exception):  # an exception with slots cannot be marked; it is then told twice
+                error.__tocsin_told__ = True  # type: ignore[attr-defined]  # our mark on a foreign object
 
-    def _write(self, line: bytes) -> None:
+    def _write(self, line: bytes) -> bool:
+        """Return whether the line was written; count it if not."""
         try:
             self.writer.write(line)
         except ValueError:
@@ -147,6 +149,9 @@ class Pipeline:
             self.families.dropped("logs", "write")
         except Exception:  # a stream of the application's own making
             self.families.dropped("logs", "write")
+        else:
+            return True
+        return False
 
 
 def told(error: BaseException) -> bool:
@@ -181,5 +186,6 @@ def _add_error(event: Event, error: BaseException) -> None:
         kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     )
     event[Field.ERROR_MESSAGE] = text_of(error)
-    # The end of a trace names the place; the beginning of a long one is the framework.
-    event[Field.ERROR_STACK] = redact_text("".join(traceback.format_exception(error))[-_STACK_LIMIT:])
+    # The end of a trace names the place; the beginning of a long one is the framework. Cut after redaction: a cut
+    # through `password=...` would hide that it is one.
+    event[Field.ERROR_STACK] = redact_text("".join(traceback.format_exception(error)))[-_STACK_LIMIT:]

@@ -29,7 +29,8 @@ class StreamWriter:
 
     def __init__(self, stream: IO[Any] | None) -> None:
         self._stream = stream
-        self._lock = threading.Lock()
+        # Re-entrant: a finalizer or signal handler that logs may run while this thread is writing.
+        self._lock = threading.RLock()
 
     def write(self, line: bytes) -> None:
         """Write and flush one line through the stream's own buffer, so that lines and prints do not cut each other."""
@@ -62,7 +63,7 @@ class FileWriter:
             OSError: it cannot be opened for appending.
         """
         self._path = path
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # as above
         self._look_again = 0.0
         self._descriptor = self._open()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import logging
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 from fastapi import FastAPI
@@ -190,3 +192,16 @@ def test_what_is_no_asgi_application_is_refused(registry: CollectorRegistry) -> 
     for app in (Flask(), "app:app"):
         with pytest.raises(TypeError, match="takes an ASGI application, found"):
             tocsin.instrument(app, registry=registry)  # type: ignore[type-var]  # that is the point
+
+
+def test_uvicorns_access_log_is_silent_until_the_last_application_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two applications in one process: taking one off does not double the lines of the other."""
+    monkeypatch.setattr("tocsin.install._quieting", WeakSet())
+    access = logging.getLogger("uvicorn.access")
+    one, two = (
+        tocsin.instrument(PlainTextResponse("ok"), registry=CollectorRegistry(), log_stream=Capture()) for _ in range(2)
+    )
+    tocsin.uninstrument(one)
+    assert access.disabled
+    tocsin.uninstrument(two)
+    assert not access.disabled

@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from starlette.responses import PlainTextResponse
 import tocsin
 from tocsin import lines as encoders
 from tocsin.lines import console_line, json_line, logfmt_line, timestamp
+from tocsin.pipeline import told
 from tocsin.redact import REDACTED, clean_fields, is_secret, redact_text
 from tocsin.testing import Capture, call, dropped
 
@@ -525,3 +527,86 @@ def test_a_full_pipe_or_disk_raises_nothing(registry: CollectorRegistry) -> None
     tocsin.configure_logs(service_name="shop", file="/dev/full", registry=registry)
     tocsin.get_logger().info("lost")
     assert dropped(registry) == {("logs", "write"): 1}
+
+
+@pytest.mark.parametrize(("message", "args"), [("%s", (Hostile(),)), (Hostile(), ())], ids=["argument", "message"])
+def test_the_standard_library_handler_never_raises(
+    message: Any, args: tuple[Any, ...], lines: Capture, registry: CollectorRegistry
+) -> None:
+    """Whatever `__str__` and `__repr__` do, the application goes on, and there is a line."""
+    configure(lines, registry)
+    record = logging.LogRecord("library", logging.WARNING, __file__, 1, message, args, None)
+    tocsin.logs.stdlib_handler().handle(record)
+    assert "<unprintable" in lines.events[0]["message"]
+
+
+def test_a_message_that_is_no_text_raises_nothing(lines: Capture, registry: CollectorRegistry) -> None:
+    """The same through structlog."""
+    configure(lines, registry).info(Hostile())
+    assert lines.events[0]["message"] == "<unprintable Hostile>"
+
+
+async def test_a_query_hidden_in_the_path_is_redacted(registry: CollectorRegistry, lines: Capture) -> None:
+    """`/login%3Ftoken=...` reaches the application as a path with a question mark in it."""
+    app = tocsin.instrument(PlainTextResponse("ok"), registry=registry, log_stream=lines)
+
+    async def encoded(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, "path": "/login?token=SECRET"}, receive, send)
+
+    await call(encoded)
+    assert lines.access[0]["url.path"] == f"/login?token={REDACTED}"
+    assert "SECRET" not in lines.getvalue().decode()
+
+
+def test_a_cut_stack_trace_hides_no_name(lines: Capture, registry: CollectorRegistry) -> None:
+    """Wherever a long trace is cut, also between a secret's name and its value, the value is gone."""
+    log = configure(lines, registry)
+    for length in range(32_768 - 40, 32_768):
+        log.error("failed", exc_info=RuntimeError("password=HUNTER2SECRET " + "x" * length))
+    assert all(len(event["error.stack_trace"]) <= 32_768 for event in lines.events)
+    assert "SECRET" not in "".join(event["error.stack_trace"] for event in lines.events)
+
+
+def test_a_log_line_from_inside_a_write_does_not_hang(registry: CollectorRegistry) -> None:
+    """Finalizers and signal handlers log at any moment, also while the same thread is writing a line."""
+
+    class Nosy(io.StringIO):
+        def write(self, text: str) -> int:
+            if "outer" in text:
+                log.info("inner")
+            return super().write(text)
+
+    stream = Nosy()
+    log = configure(stream, registry)
+    thread = threading.Thread(target=log.info, args=("outer",), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["inner", "outer"]
+
+
+@pytest.mark.parametrize("closed", [False, True])
+async def test_only_an_exception_that_was_written_is_told(
+    closed: bool, registry: CollectorRegistry, lines: Capture
+) -> None:
+    """If our line is lost, the server's own traceback is the last that is left: it is not silenced."""
+
+    async def boom(scope: Any, receive: Any, send: Any) -> None:
+        raise RuntimeError("boom")
+
+    app = tocsin.instrument(boom, registry=registry, log_stream=lines)
+    if closed:
+        lines.close()
+    with pytest.raises(RuntimeError, match="boom") as raised:
+        await call(app)
+    assert told(raised.value) is not closed
+
+
+def test_lines_outside_of_requests_are_the_first_applications(registry: CollectorRegistry, lines: Capture) -> None:
+    """Instrumenting a second application in the process does not take the first one's lines away."""
+    second = Capture()
+    tocsin.instrument(PlainTextResponse("ok"), service_name="one", registry=registry, log_stream=lines)
+    tocsin.instrument(PlainTextResponse("ok"), service_name="two", registry=CollectorRegistry(), log_stream=second)
+    tocsin.get_logger().info("started")
+    assert [event["service.name"] for event in lines.events] == ["one"]
+    assert second.events == []

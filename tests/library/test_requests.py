@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+import structlog
 from fastapi import BackgroundTasks, FastAPI, HTTPException
 from fastapi.responses import StreamingResponse
 from prometheus_client import CollectorRegistry
@@ -356,3 +357,54 @@ async def test_messages_pass_as_they_are(registry: CollectorRegistry, lines: Cap
     answer: Answer = await call(tocsin.instrument(app, registry=registry, log_stream=lines))
     assert answer.messages[0] is start
     assert answer.messages[1] is body
+
+
+async def test_a_client_that_left_before_the_last_byte_is_499(registry: CollectorRegistry, lines: Capture) -> None:
+    """An answer written to nobody, after the application was told so, did not reach the client."""
+
+    async def late(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        assert (await receive())["type"] == "http.disconnect"
+        await PlainTextResponse("ok")(scope, receive, send)
+
+    await call(tocsin.instrument(late, registry=registry, log_stream=lines), disconnect_after=0)
+    assert counted(registry) == {("GET", "", "499"): 1}
+    assert [line["http.response.status_code"] for line in lines.access] == [499]
+
+
+async def test_a_send_to_a_client_that_went_away_is_499_from_the_first_message(
+    registry: CollectorRegistry, lines: Capture
+) -> None:
+    """ASGI 2.4 servers raise OSError from `send`; the status line is no exception to that."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def gone(message: Any) -> None:
+            raise OSError("client went away")
+
+        await layer(scope, receive, gone)
+
+    layer: Any = tocsin.instrument(PlainTextResponse("ok"), registry=registry, log_stream=lines)
+    with pytest.raises(OSError, match="went away"):
+        await call(app)
+    assert counted(registry) == {("GET", "", "499"): 1}
+
+
+async def test_an_excluded_request_inside_another_is_not_that_one(registry: CollectorRegistry, lines: Capture) -> None:
+    """Excluded requests have no trace id; they do not borrow one, nor bound variables, and give both back."""
+    log = tocsin.get_logger()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/healthz":
+            log.info("inside")
+        else:
+            structlog.contextvars.bind_contextvars(user="ann")
+            await call(layer, "/healthz")
+        await PlainTextResponse("ok")(scope, receive, send)
+
+    layer: Any = tocsin.instrument(app, registry=registry, log_stream=lines, exclude=("/healthz",))
+    await call(layer, "/")
+    inside, outside = lines.events
+    assert inside["message"] == "inside"
+    assert "trace.id" not in inside
+    assert "user" not in inside
+    assert outside["user"] == "ann"
