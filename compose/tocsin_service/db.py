@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -79,6 +79,7 @@ class Database:
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """Give a connection for queries."""
+        await asyncio.sleep(0)  # see write
         async with self._engine.connect() as connection:
             yield connection
 
@@ -89,6 +90,7 @@ class Database:
             async with self._engine.begin() as connection:
                 yield connection
             return
+        await asyncio.sleep(0)  # where a cancellation that a transaction put off takes effect
         async with self._writer, self._engine.connect() as connection:
             # IMMEDIATE takes SQLite's write lock at once, so that another process' writer is waited for here.
             await connection.execution_options(sqlite_begin="IMMEDIATE")
@@ -101,16 +103,32 @@ class Database:
 
 
 class _SqliteConnection(aiosqlite.Connection):
-    """aiosqlite's connection with an end that cannot hang.
+    """aiosqlite's connection, safe to cancel.
 
-    SQLAlchemy closes a connection whose task was cancelled, and stops it if that is cancelled too. aiosqlite's thread
-    ends at the first stop, and whoever waited for the second would wait for ever.
+    What its thread has begun cannot be taken back, so a cancellation is put off to the next await that is no statement
+    of a transaction; SQLAlchemy would close the connection under the running statement. And it ends once: whoever
+    waited for a second `stop` of the thread would wait for ever.
     """
 
     def __init__(self, connector: Callable[[], sqlite3.Connection], iter_chunk_size: int) -> None:
         super().__init__(connector, iter_chunk_size)
         self._thread.daemon = True  # a process that is told to end does not wait for a database
         self._stopped = False
+
+    async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        statement: Callable[..., Coroutine[Any, Any, Any]] = super()._execute
+        begun, task, put_off = asyncio.ensure_future(statement(fn, *args, **kwargs)), asyncio.current_task(), 0
+        while not begun.done():
+            try:
+                await asyncio.wait([begun])
+            except asyncio.CancelledError:
+                put_off += 1
+                if task is not None:
+                    task.uncancel()
+        for _ in range(put_off):
+            if task is not None:
+                task.cancel()
+        return begun.result()
 
     def stop(self) -> asyncio.Future[Any] | None:
         """End the thread once; a second call has nothing to wait for."""

@@ -79,6 +79,13 @@ async def _endless_headers(_: asyncio.StreamReader, writer: asyncio.StreamWriter
         await writer.drain()
 
 
+async def _endless_trailers(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Filler: ")
+    for _turn in range(10_000):
+        writer.write(b"x" * 1000)
+        await writer.drain()
+
+
 ANIMALS: dict[str, Animal] = {
     "/ok": _says(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nhealthy"),
     "/created": _says(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"),
@@ -102,6 +109,10 @@ ANIMALS: dict[str, Animal] = {
     "/huge": _huge,
     "/trickled": _trickled,
     "/endless-headers": _endless_headers,
+    "/endless-trailers": _endless_trailers,
+    "/two-answers": _says(
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n"
+    ),
 }
 
 

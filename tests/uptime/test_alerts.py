@@ -70,6 +70,14 @@ def test_a_resolved_alert_has_the_labels_and_start_of_the_firing_one_and_its_rea
     )
 
 
+def test_an_alert_never_ends_before_it_starts() -> None:
+    """A clock that was set back in the outage must not make an alert that every router refuses for ever."""
+    set_back = _ALERT.starts_at - 3600
+    for alert in (_ALERT, alerts.resolved(_ALERT, _CHECK, set_back)):
+        payload = alert.payload(set_back, 60.0)
+        assert parse_rfc3339(str(payload["startsAt"])) <= min(set_back, parse_rfc3339(str(payload["endsAt"])))
+
+
 def test_a_firing_alert_is_owed_at_once_and_then_every_resend() -> None:
     """Accepted posts are repeated, so that the router does not close it."""
     board, receipts = Board(), Receipts(resend=60.0)

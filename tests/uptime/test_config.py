@@ -116,6 +116,12 @@ def test_a_timeout_that_nobody_chose_gives_way_to_a_short_interval(load: Load) -
         ("endpoints: [{name: a, url: ftp://a}]", "1:23: this is not a URL that can be probed; expected http://"),
         ("endpoints: [{name: a, url: 'http://'}]", "1:23: this is not a URL that can be probed"),
         ("endpoints: [{name: a, url: shop.example}]", "1:23: this is not a URL that can be probed"),
+        ("endpoints: [{name: a, url: 'http://['}]", "1:23: this is not a URL that can be probed"),
+        ("endpoints: [{name: a, url: 'http://xn--/'}]", "1:23: this is not a URL that can be probed"),
+        ("endpoints: [{name: a, url: 'http://sh op/'}]", "1:23: this is not a URL that can be probed"),
+        ("endpoints: [{name: a, url: 'http://a:65536'}]", "1:23: this is not a URL that can be probed"),
+        ("endpoints: [{name: a, url: 'tcp://a:0'}]", "1:23: this is not a URL that can be probed"),
+        ("alertmanagers: [{url: 'http://['}]", "1:18: alertmanagers[0].url: this is not the URL of a router"),
         ("endpoints: [{name: a, url: 'tcp://a'}]", "1:23: a TCP check needs a host and a port"),
         ("endpoints: [{name: a, url: 'tcp://a:1/x'}]", "1:23: a TCP check needs a host and a port"),
         ("endpoints: [{name: a, url: 'http://u:p@a'}]", "1:23: the URL holds a user and password; fix: put them"),
@@ -139,6 +145,10 @@ def test_a_timeout_that_nobody_chose_gives_way_to_a_short_interval(load: Load) -
         ),
         (
             "endpoints: [{name: a, url: 'tcp://a:1', conditions: ['[STATUS] == 200']}]",
+            "1:54: a TCP check has no [STATUS]; expected [CONNECTED] or [RESPONSE_TIME]",
+        ),
+        (
+            "endpoints: [{name: a, url: 'TCP://a:1', conditions: ['[STATUS] == 200']}]",
             "1:54: a TCP check has no [STATUS]; expected [CONNECTED] or [RESPONSE_TIME]",
         ),
         (

@@ -151,6 +151,8 @@ def test_an_excerpt_masks_secrets_even_where_it_is_cut() -> None:
     body = ("x" * 190 + secret + " and " + secret).encode()
     shown = expect.excerpt(body, ["s3cret-t", secret])
     assert shown == "x" * 190 + "<secret> a"
+    for blanks in range(3150, 3200):
+        assert expect.excerpt(b" " * blanks + secret.encode(), [secret]) in {"<secret>"[: 3200 - blanks], "<secret>"}
 
 
 @given(st.binary(max_size=2000))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,13 @@ from starlette.routing import Route
 
 from tocsin_service import ops, run, web
 from tocsin_service.clock import parse_rfc3339
+from tocsin_service.db import Database, sqlite_url
 from tocsin_service.testing import Received, Sink, eventually, sink
 from tocsin_uptime.config import Config
 from tocsin_uptime.prober import Prober
+from tocsin_uptime.result import Reason, Result, State
+from tocsin_uptime.state import Standing
+from tocsin_uptime.storage import MIGRATIONS, Storage
 
 Load = Callable[[str], Config]
 
@@ -216,6 +221,22 @@ async def test_a_restart_after_a_recovery_elsewhere_does_not_fire(load: Load, tm
     async with sink() as router, _running(load(_file(router, endpoint)), tmp_path / "uptime.db") as prober:
         up = await prober.reaches("front", "up")
         assert {alert["endsAt"] for alert in _alerts(await router.take(1))} == {up["since"]}
+
+
+async def test_a_row_of_failures_does_not_go_on_after_days(load: Load, tmp_path: Path, shop: Shop) -> None:
+    """A prober that was off for two days counts anew: an outage did not begin before anybody looked."""
+    started = time.time()
+    long_ago = started - 48 * 3600
+    failed = Result(long_ago, State.DOWN, Reason.STATUS, "HTTP 503", duration=0.1)
+    database = await Database.open(sqlite_url(tmp_path / "uptime.db"), [MIGRATIONS])
+    row = Standing(State.UP, long_ago - 60, failures=1, row_began=long_ago)
+    await Storage(database).write([("front", failed)], {"front": row})
+    await database.close()
+    shop.status = 503
+    config = load(_file(None, {"name": "front", "url": f"{shop.sink.url}/health"}))
+    async with _running(config, tmp_path / "uptime.db") as prober:
+        down = await prober.reaches("front", "down")
+        assert parse_rfc3339(down["since"]) > started - 1
 
 
 async def test_the_api_shows_what_a_console_needs(load: Load, tmp_path: Path, shop: Shop) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -33,7 +34,15 @@ async def _probe(check: Check) -> tuple[Observation, Result]:
 
 @pytest.mark.parametrize(
     ("path", "status"),
-    [("/ok", 200), ("/created", 201), ("/empty", 204), ("/until-close", 200), ("/hints", 200), ("/trickled", 200)],
+    [
+        ("/ok", 200),
+        ("/created", 201),
+        ("/empty", 204),
+        ("/until-close", 200),
+        ("/hints", 200),
+        ("/trickled", 200),
+        ("/two-answers", 200),
+    ],
 )
 async def test_a_good_answer_is_a_success_with_all_phases(load: Load, zoo: Any, path: str, status: int) -> None:
     """However the answer is framed: by length, by nothing, by the end of the connection, in pieces of one byte."""
@@ -60,6 +69,7 @@ async def test_a_name_is_resolved_and_timed(load: Load, zoo: Any) -> None:
         ("/reset", Reason.RESET, "the connection was reset without an answer"),
         ("/garbage", Reason.PROTOCOL, "the answer is not HTTP"),
         ("/endless-headers", Reason.PROTOCOL, "the headers are longer than 64 KiB"),
+        ("/endless-trailers", Reason.PROTOCOL, "the trailers are longer than 64 KiB"),
     ],
 )
 async def test_a_broken_answer_names_its_layer(load: Load, zoo: Any, path: str, reason: Reason, words: str) -> None:
@@ -124,6 +134,40 @@ async def test_method_headers_and_body_are_sent_and_not_shown(load: Load, zoo: A
     _, result = await _probe(_check(load, zoo.url + "/echo?q=1", **settings))
     assert "<secret>" in result.excerpt
     assert "abcdefghij" not in result.excerpt
+
+
+async def test_a_secret_of_the_query_is_masked_as_it_was_written(load: Load, zoo: Any) -> None:
+    """A server that shows the address it was asked for shows the value still escaped."""
+    check = _check(load, zoo.url + "/echo?token=s3cret%2Ftoken%2Fvalue", conditions=["[STATUS] == 500"])
+    _, result = await _probe(check)
+    assert "/echo?token=<secret>" in result.excerpt
+
+
+async def test_names_that_work_do_not_wait_behind_a_dead_resolver(
+    load: Load, zoo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lookups that hang hold no one up, and a name that is probed again meanwhile takes no second thread."""
+    alive, real = threading.Event(), socket.getaddrinfo
+
+    def getaddrinfo(host: str, *arguments: Any, **options: Any) -> Any:
+        if host.endswith(".example"):
+            alive.wait(30)
+        return real("127.0.0.1" if host.endswith(".example") else host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    dead = [_check(load, f"http://shop{number}.example/", timeout="50ms") for number in range(40)]
+    try:
+        for _turn in range(2):
+            seen = await asyncio.gather(*(_probe(check) for check in dead))
+            assert {result.reason for _, result in seen} == {Reason.DNS}
+        threads = [thread for thread in threading.enumerate() if thread.name.startswith("dns shop")]
+        assert len(threads) == len(dead)
+        assert all(thread.daemon for thread in threads), "a process that is told to end would wait for them"
+        _, result = await _probe(_check(load, f"http://localhost:{zoo.port}/ok", timeout="2s"))
+        assert result.success
+    finally:
+        alive.set()
+    await eventually(lambda: not any(thread.name.startswith("dns shop") for thread in threading.enumerate()))
 
 
 async def test_head_waits_for_no_body(load: Load, zoo: Any) -> None:

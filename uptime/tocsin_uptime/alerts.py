@@ -43,10 +43,12 @@ class Alert:
     def payload(self, now: float, resend: float) -> dict[str, object]:
         """Return the JSON object of `POST /api/v2/alerts`."""
         ends_at = now + 4 * resend if self.ends_at is None else self.ends_at
+        # A router refuses an alert that ends before it starts, which a clock that was set back would make.
+        starts_at = min(self.starts_at, now if self.ends_at is None else self.ends_at)
         return {
             "labels": dict(self.labels),
             "annotations": dict(self.annotations),
-            "startsAt": rfc3339(self.starts_at),
+            "startsAt": rfc3339(starts_at),
             "endsAt": rfc3339(ends_at),
             "generatorURL": self.generator_url,
         }

@@ -172,7 +172,7 @@ class _Reader:
             except ConditionError as error:
                 self._problem((*at, index), error.what, expected=error.expected, fix=error.fix)
                 continue
-            if condition.place in {Place.STATUS, Place.BODY} and endpoint.url.startswith("tcp:"):
+            if condition.place in {Place.STATUS, Place.BODY} and endpoint.url.lower().startswith("tcp:"):
                 expected = f"{Place.CONNECTED} or {Place.RESPONSE_TIME}"
                 self._problem((*at, index), f"a TCP check has no {condition.place}", expected=expected)
             found.append(condition)
@@ -210,6 +210,9 @@ def _http_target(url: httpx.URL, endpoint: Endpoint, context: ssl.SSLContext | N
 
 def _secrets(url: httpx.URL, endpoint: Endpoint) -> tuple[str, ...]:
     """Return the words that a server might send back and that nobody should read in an alert."""
-    values = [*endpoint.headers.values(), *(value for _, value in parse_qsl(url.query.decode())), endpoint.body or ""]
+    query = url.query.decode()
+    # A server that shows the address it was asked for shows the values still escaped.
+    escaped = [item.partition("=")[2] for item in query.split("&")]
+    values = [*endpoint.headers.values(), *(value for _, value in parse_qsl(query)), *escaped, endpoint.body or ""]
     words = {word for value in values for word in [value, *value.split()] if len(word) >= _SECRET_LENGTH}
     return tuple(sorted(words))

@@ -70,10 +70,10 @@ def progress(seen: Observation) -> str:
 def excerpt(body: bytes, secrets: Iterable[str] = ()) -> str:
     """Return the beginning of a body on one line, without control characters and with `secrets` masked."""
     # Masked before it is cut, so that no half of a secret is left at the end.
-    text = body[: 16 * EXCERPT].decode("utf-8", "replace")
+    text = body.decode("utf-8", "replace")
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "<secret>")
-    text = " ".join(text.split())
+    text = " ".join(text[: 16 * EXCERPT].split())
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[:EXCERPT])
 
 

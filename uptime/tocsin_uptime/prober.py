@@ -24,7 +24,7 @@ from tocsin_uptime.posts import Posts
 from tocsin_uptime.recorder import Recorder
 from tocsin_uptime.report import Metrics, Report
 from tocsin_uptime.result import Result
-from tocsin_uptime.state import Step
+from tocsin_uptime.state import Step, after_a_break
 from tocsin_uptime.watch import Watch, Watched
 
 _LAST_WORDS: Final = 1.5
@@ -116,6 +116,9 @@ class Prober:
             if (known := remembered.get(name)) is not None:
                 watched.standing = known.standing or watched.standing
                 watched.history.restore(known.recent, known.hours)
+                last = watched.history.last
+                if last is None or self._clock.now() - last.at > 2 * watched.check.interval:
+                    watched.standing = after_a_break(watched.standing)
         self._report.replace(self._watch.watched.values(), self._clock.now())
         self._recorder.forget_all_but(names)
         # The first time soon, so that a prober that is restarted often cleans up too.

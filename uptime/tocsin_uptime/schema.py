@@ -149,8 +149,12 @@ class File(Settings):
 
 
 def parse_url(text: str) -> httpx.URL | None:
-    """Return the parsed URL, or None for text that is none."""
+    """Return the parsed URL, or None for text that is none, or whose host or port cannot be."""
     try:
-        return httpx.URL(text)
+        url = httpx.URL(text)
+        host = url.host  # decodes an international name
     except (httpx.InvalidURL, ValueError):
         return None
+    # httpx takes any number for a port, and escapes what cannot stand in a name ("http://[" has the host "%5B").
+    good_port = url.port is None or 1 <= url.port <= 65535
+    return url if good_port and ("%" not in host or ":" in host) else None

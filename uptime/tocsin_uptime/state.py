@@ -80,6 +80,11 @@ def step(standing: Standing, result: Result, confirm: Confirm) -> Step:
     return _good(standing, result, confirm)
 
 
+def after_a_break(standing: Standing) -> Standing:
+    """Return `standing` without its row: results from before a long break are not in a row with those after it."""
+    return replace(standing, failures=0, successes=0, row_began=None)
+
+
 def _blind(standing: Standing, result: Result) -> Standing:
     if standing.state in {State.DOWN, State.UNKNOWN}:
         return standing

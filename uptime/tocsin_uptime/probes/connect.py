@@ -6,8 +6,10 @@ import asyncio
 import errno
 import os
 import socket
+import threading
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from tocsin_service import durations
@@ -93,12 +95,47 @@ async def _resolve(host: str, port: int, stopwatch: Stopwatch) -> list[_Address]
         return [(family, (host, port))]
     stopwatch.enter(Phase.RESOLVE)
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = await asyncio.wrap_future(_look_up(host, port))
     except socket.gaierror as error:
         raise ProbeError(Reason.DNS, f"no address was found for {host} ({_reason(error)})") from error
     except UnicodeError as error:
         raise ProbeError(Reason.DNS, f"{host} is not a name that DNS can hold") from error
     return [(family, address) for family, _, _, _, address in found]
+
+
+_Found = Sequence[tuple[int, int, int, str, tuple[Any, ...]]]
+_lookups: dict[tuple[str, int], Future[_Found]] = {}
+"""Lookups under way: a name has one thread at most, however often it is probed meanwhile."""
+
+
+def _look_up(host: str, port: int) -> Future[_Found]:
+    """Return the lookup of a name that is under way, or begin one.
+
+    Not on the few threads of the loop: a dead resolver holds a thread for half a minute. Names that work must not
+    queue behind it, and a process that is told to end must not wait for it.
+    """
+    if (under_way := _lookups.get((host, port))) is not None:
+        return under_way
+    begun: Future[_Found] = Future()
+    begun.set_running_or_notify_cancel()  # from here on, one probe that gives up cannot cancel it for the others
+    _lookups[host, port] = begun
+    try:
+        threading.Thread(target=_resolve_now, args=(host, port, begun), name=f"dns {host}", daemon=True).start()
+    except RuntimeError:
+        del _lookups[host, port]
+        raise
+    return begun
+
+
+def _resolve_now(host: str, port: int, begun: Future[_Found]) -> None:
+    try:
+        found: _Found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except Exception as error:
+        del _lookups[host, port]
+        begun.set_exception(error)
+    else:
+        del _lookups[host, port]
+        begun.set_result(found)
 
 
 async def _open(address: _Address) -> socket.socket:

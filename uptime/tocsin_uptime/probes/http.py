@@ -21,7 +21,7 @@ from tocsin_uptime.result import Failure, Observation, Phase, Reason
 BODY_LIMIT: Final = 256 * 1024
 """Bytes of an answer's body that are read; then the connection is closed."""
 HEADER_LIMIT: Final = 64 * 1024
-"""Bytes an answer may have before its body begins."""
+"""Bytes an answer may have before its body begins, or behind it."""
 USER_AGENT: Final = "tocsin-uptime"
 
 # Verification errors of OpenSSL (x509_vfy.h).
@@ -149,6 +149,7 @@ class _Answer(asyncio.Protocol):
             return
         if self._stopwatch.current is Phase.PROCESSING:
             self._stopwatch.enter(Phase.TRANSFER)
+        before = len(self.body)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -156,10 +157,11 @@ class _Answer(asyncio.Protocol):
         except httptools.HttpParserError as error:
             detail = " ".join(str(error).split())
             self._break(Reason.PROTOCOL, f"the answer is not HTTP ({detail})")
-        if not self.headers_done:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEADER_LIMIT:
-                self._break(Reason.PROTOCOL, f"the headers are longer than {HEADER_LIMIT // 1024} KiB")
+        # Headers, and trailers behind a chunked body: the parser keeps them, however long they are.
+        self._head_bytes = self._head_bytes + len(data) if len(self.body) == before else 0
+        if self._head_bytes > HEADER_LIMIT:
+            where = "trailers" if self.headers_done else "headers"
+            self._break(Reason.PROTOCOL, f"the {where} are longer than {HEADER_LIMIT // 1024} KiB")
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is None and self.headers_done and not self._framed:
@@ -172,6 +174,8 @@ class _Answer(asyncio.Protocol):
     # --- httptools ---------------------------------------------------------------------------------------------
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self.complete.done():
+            return
         match name.lower():
             case b"content-length":
                 self._framed = True
@@ -181,6 +185,8 @@ class _Answer(asyncio.Protocol):
                 self._location = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
+        if self.complete.done():
+            return  # something behind the answer; it was not asked for
         self.status = self._parser.get_status_code()
         # 1xx are interim answers; the real one follows (RFC 9110 section 15.2). 101 ends what is HTTP.
         self.headers_done = self.status >= 200 or self.status == 101
