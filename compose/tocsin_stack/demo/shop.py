@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 import time
@@ -182,7 +183,8 @@ async def login(wish: Login, request: Request, shop: _ShopOf) -> dict[str, str]:
     client = f"{request.client.host if request.client else ''}/{wish.user}"
     if wait := shop.logins.wait(client, shop.now()):
         tocsin.rate_limited("/login", "per-client")
-        raise HTTPException(429, "too many logins, wait a moment", {"Retry-After": f"{wait:.0f}"})
+        # Rounded up: who comes back a moment too early is refused again.
+        raise HTTPException(429, "too many logins, wait a moment", {"Retry-After": str(math.ceil(wait))})
     return {"token": shop.issuer.issue(wish.user, shop.now()), "type": "bearer"}
 
 
