@@ -5,7 +5,7 @@ Metrics for Prometheus, structured logs for Elasticsearch, and W3C trace ids tha
 
 from tocsin.events import auth_failed, rate_limited
 from tocsin.install import instrument, uninstrument
-from tocsin.logs import configure_logs, get_logger
+from tocsin.logs.configure import configure_logs, get_logger, stdlib_handler
 from tocsin.request import trace_headers
 from tocsin.settings import installed_version as _installed_version
 
@@ -16,6 +16,7 @@ __all__ = [
     "get_logger",
     "instrument",
     "rate_limited",
+    "stdlib_handler",
     "trace_headers",
     "uninstrument",
 ]

@@ -16,12 +16,13 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from structlog.contextvars import bind_contextvars, clear_contextvars, get_contextvars
 
-from tocsin import exposition, tracing
-from tocsin.metrics import Families
-from tocsin.pipeline import Pipeline
+from tocsin.logs.pipeline import Pipeline
+from tocsin.metrics import exposition
+from tocsin.metrics.families import Families
 from tocsin.request import CLIENT_CLOSED, CURRENT, SERVER_ERROR, Current, Facts, label_method, outcome
 from tocsin.routes import Routes, UnknownRouteError
 from tocsin.settings import Paths
+from tocsin.tracing import context as tracing
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

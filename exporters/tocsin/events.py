@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry
 
 from tocsin import names
-from tocsin.metrics import Families, families_of
+from tocsin.metrics.families import Families, families_of
 from tocsin.request import CURRENT, OTHER
 
 AUTH_FAILURE_REASONS = frozenset(("missing", "expired", "bad_signature", "bad_audience", "unknown_kid"))

@@ -12,8 +12,8 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from tocsin import settings
 from tocsin.asgi import ASGIApp, Instrumentation, Layer
 from tocsin.integrations import uvicorn
-from tocsin.logs import application_pipeline
-from tocsin.metrics import families_of
+from tocsin.logs.configure import application_pipeline
+from tocsin.metrics.families import families_of
 from tocsin.routes import Routes
 
 App = TypeVar("App", bound=Callable[..., Any])

@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, NamedTuple
 
-from tocsin.tracing import Trace, active_span, headers_of
+from tocsin.tracing.context import Trace, active_span, headers_of
 
 if TYPE_CHECKING:
-    from tocsin.metrics import Families
-    from tocsin.pipeline import Pipeline
+    from tocsin.logs.pipeline import Pipeline
+    from tocsin.metrics.families import Families
 
 KNOWN_METHODS = frozenset(
     ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE", "QUERY"),

@@ -12,7 +12,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from tocsin.asgi import ASGIApp, Message
-from tocsin.logs import reset_logs
+from tocsin.logs.configure import reset_logs
 from tocsin.names import HTTP_SERVER_ACTIVE_REQUESTS, HTTP_SERVER_REQUEST_DURATION, TOCSIN_DROPPED, Field
 
 __all__ = ["Answer", "Capture", "active", "call", "counted", "dropped", "fresh_registry", "reset_logs", "seconds"]

@@ -24,9 +24,9 @@ from prometheus_client import CollectorRegistry
 from starlette.responses import PlainTextResponse
 
 import tocsin
-from tocsin import lines as encoders
-from tocsin.lines import console_line, json_line, logfmt_line, timestamp
-from tocsin.pipeline import told
+from tocsin.logs import lines as encoders
+from tocsin.logs.lines import console_line, json_line, logfmt_line, timestamp
+from tocsin.logs.pipeline import told
 from tocsin.redact import REDACTED, clean_fields, is_secret, redact_text
 from tocsin.testing import Capture, call, dropped
 
@@ -285,7 +285,7 @@ def test_secrets_reach_no_line(lines: Capture, registry: CollectorRegistry) -> N
             {"name": "x", "levelno": 30, "msg": "api_key=%s", "args": ("SECRET",), "secret": "SECRET"}
         )
     )
-    handler = tocsin.logs.stdlib_handler()
+    handler = tocsin.stdlib_handler()
     handler.handle(logging.makeLogRecord({"levelno": 30, "msg": "api_key=%s", "args": ("SECRET",), "secret": "SECRET"}))
     assert len(lines.events) >= 3
     assert "SECRET" not in lines.getvalue().decode()
@@ -314,7 +314,7 @@ def test_the_standard_library_takes_the_same_schema(lines: Capture, registry: Co
     """Level, logger, `extra` as fields, exception; a message whose arguments do not fit is still a line."""
     configure(lines, registry, level="debug")
     logger = logging.getLogger("lib.db")
-    handler = tocsin.logs.stdlib_handler()
+    handler = tocsin.stdlib_handler()
     logger.addHandler(handler)
     logger.setLevel(1)
     logger.propagate = False
@@ -509,7 +509,7 @@ def test_a_rotated_file_is_followed(
     tmp_path: Path, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Renamed away, a new file is begun within a second; nothing is lost."""
-    monkeypatch.setattr("tocsin.writer._LOOK_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("tocsin.logs.writer._LOOK_AGAIN_SECONDS", 0.0)
     path = tmp_path / "app.log"
     tocsin.configure_logs(service_name="shop", file=path, registry=registry)
     log = tocsin.get_logger()
@@ -536,7 +536,7 @@ def test_the_standard_library_handler_never_raises(
     """Whatever `__str__` and `__repr__` do, the application goes on, and there is a line."""
     configure(lines, registry)
     record = logging.LogRecord("library", logging.WARNING, __file__, 1, message, args, None)
-    tocsin.logs.stdlib_handler().handle(record)
+    tocsin.stdlib_handler().handle(record)
     assert "<unprintable" in lines.events[0]["message"]
 
 

@@ -15,12 +15,13 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from starlette.responses import PlainTextResponse
 
 import tocsin
-from tocsin import metrics, names
-from tocsin.exposition import accepts_gzip
-from tocsin.metrics import Families, families_of
+from tocsin import names
+from tocsin.metrics import families as metrics
+from tocsin.metrics.exposition import accepts_gzip
+from tocsin.metrics.families import Families, families_of
 from tocsin.request import Facts
 from tocsin.testing import Capture, active, call, counted, dropped, fresh_registry
-from tocsin.tracing import Trace
+from tocsin.tracing.context import Trace
 
 LIBRARY = (
     names.HTTP_SERVER_REQUEST_DURATION,

@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry
 
 import tocsin
 from tocsin.testing import Capture, call
-from tocsin.tracing import parse_traceparent
+from tocsin.tracing.context import parse_traceparent
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
@@ -159,7 +159,7 @@ async def test_threads_of_the_pool_belong_to_the_trace(registry: CollectorRegist
     """A plain `def` handler runs in a thread: its structlog and standard library lines have the request's ids."""
     app = tocsin.instrument(outgoing(), registry=registry, log_stream=lines)
     logger = logging.getLogger("stdlib")
-    handler = tocsin.logs.stdlib_handler()
+    handler = tocsin.stdlib_handler()
     logger.addHandler(handler)
     try:
         got = await ask(app, "/thread", {"traceparent": GOOD})

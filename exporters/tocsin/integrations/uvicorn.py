@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 
-from tocsin.logs import StdlibHandler
-from tocsin.pipeline import told
+from tocsin.logs.configure import StdlibHandler
+from tocsin.logs.pipeline import told
 
 _ACCESS = "uvicorn.access"
 _ERRORS = "uvicorn.error"

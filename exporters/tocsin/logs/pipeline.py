@@ -13,12 +13,12 @@ from typing import Any
 from structlog.contextvars import get_contextvars
 
 from tocsin import settings
-from tocsin.lines import Encoder, Event, timestamp
-from tocsin.metrics import Families
+from tocsin.logs.lines import Encoder, Event, timestamp
+from tocsin.logs.writer import Writer
+from tocsin.metrics.families import Families
 from tocsin.names import Field
 from tocsin.redact import clean_fields, redact_text, text_of
 from tocsin.request import Facts, current_trace
-from tocsin.writer import Writer
 
 ECS_VERSION = "8.11.0"
 _STACK_LIMIT = 32_768

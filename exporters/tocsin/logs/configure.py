@@ -17,12 +17,12 @@ from prometheus_client import CollectorRegistry
 from structlog.typing import FilteringBoundLogger
 
 from tocsin import settings
-from tocsin.lines import ENCODERS
-from tocsin.metrics import Families, families_of
-from tocsin.pipeline import Pipeline
+from tocsin.logs.lines import ENCODERS
+from tocsin.logs.pipeline import Pipeline
+from tocsin.logs.writer import FileWriter, StreamWriter, Writer
+from tocsin.metrics.families import Families, families_of
 from tocsin.redact import text_of
 from tocsin.request import CURRENT
-from tocsin.writer import FileWriter, StreamWriter, Writer
 
 Format = Literal["json", "logfmt", "console"]
 
@@ -112,7 +112,7 @@ def configure_logs(
         registry: where lines that could not be written are counted; default: prometheus_client's REGISTRY.
 
     The standard library's root logger gets a handler, unless it already has one that is not ours: then the
-    application has its own plans; add `tocsin.logs.stdlib_handler()` where it fits.
+    application has its own plans; add `tocsin.stdlib_handler()` where it fits.
 
     Raises:
         ValueError: an unknown level or format, or both a stream and a file.
