@@ -30,6 +30,7 @@ lint: $(DEV_READY)  ## style, import rules, generated files
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m tocsin_dashboards.build --check
+	@$(BIN)/python -m tocsin.reference --check docs/metrics.md
 
 types: $(DEV_READY)  ## mypy --strict on all packages
 	@$(BIN)/mypy
@@ -42,8 +43,9 @@ bench: $(DEV_READY)  ## ratios against the named peers, in one run each
 chaos: $(DEV_READY)  ## the slow tests: kill -9 at random instants
 	@$(BIN)/python -m pytest -m slow
 
-generate: $(DEV_READY)  ## write dashboards and rules again
+generate: $(DEV_READY)  ## write dashboards, rules and the list of metrics again
 	@$(BIN)/python -m tocsin_dashboards.build
+	@$(BIN)/python -m tocsin.reference docs/metrics.md
 
 picture: $(DEV_READY)  ## take the README's picture of the console again
 	@TOCSIN_PICTURE=$(CURDIR)/docs/console.png $(BIN)/python -m pytest -q $(ACCEPTANCE) -k rings

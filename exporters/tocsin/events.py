@@ -8,7 +8,7 @@ from tocsin import names
 from tocsin.metrics.families import Families, families_of
 from tocsin.request import CURRENT, OTHER
 
-AUTH_FAILURE_REASONS = frozenset(("missing", "expired", "bad_signature", "bad_audience", "unknown_kid"))
+AUTH_FAILURE_REASONS = frozenset(("missing", "malformed", "expired", "bad_signature", "bad_audience", "unknown_kid"))
 """Why credentials are refused. Anything else is counted under `_OTHER`."""
 
 
@@ -21,7 +21,8 @@ def auth_failed(reason: str, *, registry: CollectorRegistry | None = None) -> No
     """Count a request refused for its credentials in `tocsin_auth_failures_total`.
 
     Args:
-        reason: one of missing, expired, bad_signature, bad_audience, unknown_kid; else counted under `_OTHER`.
+        reason: one of missing, malformed, expired, bad_signature, bad_audience, unknown_kid; else counted under
+            `_OTHER`.
         registry: where to count; default: where the current request is counted, else prometheus_client's REGISTRY.
     """
     _families(registry).add(names.AUTH_FAILURES, reason if reason in AUTH_FAILURE_REASONS else OTHER)

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["counter", "gauge", "histogram", "info"]
+Kind = Literal["counter", "gauge", "histogram", "summary", "info"]
+Merge = Literal["sum", "max", "min", "max_ever"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,11 @@ class Metric:
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
     """Upper bounds in the metric's unit, without +Inf; histograms only."""
+    merge: Merge = "sum"
+    """How the workers of one server become one number. Only for gauges: `sum`, `max`, `min` over living workers,
+    `max_ever` over dead ones too. Everything else is always summed, over dead workers too."""
+    query: str = ""
+    """An example for a person: what to ask Prometheus about it. All metrics of the library have one."""
 
 
 # --- the library: one HTTP request ------------------------------------------------------------------------------
@@ -36,30 +42,235 @@ HTTP_SERVER_REQUEST_DURATION = Metric(
     "Seconds from the first byte of the request to the last byte of the answer.",
     ("http_request_method", "http_route", "http_response_status_code"),
     HTTP_SECONDS,
+    query=(
+        "sum "
+        'by (http_route) (rate(http_server_request_duration_seconds_count{http_response_status_code=~"5.."}[5m])) '
+        "/ sum by (http_route) (rate(http_server_request_duration_seconds_count[5m]))"
+    ),
 )
 HTTP_SERVER_ACTIVE_REQUESTS = Metric(
-    "http_server_active_requests", "gauge", "Requests being answered now.", ("http_request_method",)
+    "http_server_active_requests",
+    "gauge",
+    "Requests being answered now.",
+    ("http_request_method",),
+    query="sum(http_server_active_requests)",
+)
+HTTP_SERVER_EXCEPTIONS = Metric(
+    "http_server_exceptions_total",
+    "counter",
+    "Exceptions that left the application, each counted once.",
+    ("http_request_method", "http_route", "error_type"),
+    query="topk(5, sum by (http_route, error_type) (increase(http_server_exceptions_total[1h])))",
+)
+WEBSOCKET_ACTIVE = Metric(
+    "tocsin_websocket_active",
+    "gauge",
+    "WebSocket connections open now.",
+    ("http_route",),
+    query="sum by (http_route) (tocsin_websocket_active)",
+)
+WEBSOCKET_DURATION = Metric(
+    "tocsin_websocket_duration_seconds",
+    "histogram",
+    "Seconds from the handshake of a WebSocket to its end, by the code it was closed with.",
+    ("http_route", "close_code"),
+    (0.1, 1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14400.0),
+    query='sum by (http_route, close_code) (rate(tocsin_websocket_duration_seconds_count{close_code!="1000"}[5m]))',
+)
+WEBSOCKET_MESSAGES = Metric(
+    "tocsin_websocket_messages_total",
+    "counter",
+    "WebSocket messages, by direction (received, sent).",
+    ("http_route", "direction"),
+    query="sum by (http_route, direction) (rate(tocsin_websocket_messages_total[5m]))",
 )
 TARGET_INFO = Metric(
-    "target_info", "info", "The service behind this page.", ("service_name", "service_version", "telemetry_sdk_name")
+    "target_info",
+    "info",
+    "The service behind this page.",
+    ("service_name", "service_version", "telemetry_sdk_name"),
+    query="count by (service_name, service_version) (target_info)",
 )
 TOCSIN_DROPPED = Metric(
     "tocsin_dropped_total",
     "counter",
-    "Telemetry the library could not record or write, by signal and reason.",
+    "Telemetry the library could not record, write or export, by signal and reason.",
     ("signal", "reason"),
+    query="sum by (signal, reason) (increase(tocsin_dropped_total[1h])) > 0",
+)
+SPANS_EXPORTED = Metric(
+    "tocsin_spans_exported_total",
+    "counter",
+    "Spans a collector has accepted.",
+    (),
+    query="sum(rate(tocsin_spans_exported_total[5m]))",
 )
 AUTH_FAILURES = Metric(
     "tocsin_auth_failures_total",
     "counter",
-    "Requests refused for their credentials, by reason (missing, expired, bad_signature, bad_audience, unknown_kid).",
+    "Requests refused for their credentials: missing, malformed, expired, bad_signature, bad_audience, unknown_kid.",
     ("reason",),
+    query="sum by (reason) (rate(tocsin_auth_failures_total[5m]))",
 )
 RATELIMIT_REJECTED = Metric(
     "tocsin_ratelimit_rejected_total",
     "counter",
     "Requests refused by a rate limit, by route and policy.",
     ("http_route", "policy"),
+    query="topk(5, sum by (http_route, policy) (rate(tocsin_ratelimit_rejected_total[5m])))",
+)
+
+# --- the library: what the application does -----------------------------------------------------------------------
+
+OPERATION_DURATION = Metric(
+    "tocsin_operation_duration_seconds",
+    "histogram",
+    "Seconds an operation marked with `observe` took, by outcome (ok, error, cancelled).",
+    ("operation", "outcome"),
+    HTTP_SECONDS,
+    query="histogram_quantile(0.95, sum by (operation, le) (rate(tocsin_operation_duration_seconds_bucket[5m])))",
+)
+JOB_SECONDS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
+JOB_DURATION = Metric(
+    "tocsin_job_duration_seconds",
+    "histogram",
+    "Seconds a background job took, by outcome (ok, error, retry, missed, cancelled).",
+    ("job", "outcome"),
+    JOB_SECONDS,
+    query='sum by (job) (increase(tocsin_job_duration_seconds_count{outcome!="ok"}[1h])) > 0',
+)
+JOB_ACTIVE = Metric(
+    "tocsin_job_active",
+    "gauge",
+    "Background jobs running now.",
+    ("job",),
+    query="sum by (job) (tocsin_job_active)",
+)
+JOB_LAST_SUCCESS = Metric(
+    "tocsin_job_last_success_timestamp_seconds",
+    "gauge",
+    "When a background job last succeeded, in Unix seconds.",
+    ("job",),
+    merge="max_ever",
+    query="time() - tocsin_job_last_success_timestamp_seconds > 86400",
+)
+HTTP_CLIENT_REQUEST_DURATION = Metric(
+    "http_client_request_duration_seconds",
+    "histogram",
+    "Seconds an outgoing HTTP request took; `error_type` says why there was no answer.",
+    ("http_request_method", "server_address", "http_response_status_code", "error_type"),
+    HTTP_SECONDS,
+    query='sum by (server_address, error_type) (rate(http_client_request_duration_seconds_count{error_type!=""}[5m]))',
+)
+DB_OPERATION_DURATION = Metric(
+    "db_client_operation_duration_seconds",
+    "histogram",
+    "Seconds a database statement took, by operation (SELECT, INSERT, ...) and role (primary, replica).",
+    ("db_system_name", "db_operation_name", "db_role", "error_type"),
+    (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0),
+    query=(
+        "histogram_quantile(0.95, sum "
+        "by (db_operation_name, db_role, le) (rate(db_client_operation_duration_seconds_bucket[5m])))"
+    ),
+)
+DB_CONNECTIONS = Metric(
+    "db_client_connection_count",
+    "gauge",
+    "Connections of a pool, by state (used, idle).",
+    ("db_client_connection_pool_name", "db_role", "db_client_connection_state"),
+    query=(
+        "sum "
+        'by (db_client_connection_pool_name) (db_client_connection_count{db_client_connection_state="used"}) '
+        "/ sum by (db_client_connection_pool_name) (db_client_connection_max)"
+    ),
+)
+DB_CONNECTIONS_MAX = Metric(
+    "db_client_connection_max",
+    "gauge",
+    "Connections a pool may have, overflow included.",
+    ("db_client_connection_pool_name", "db_role"),
+    query="sum by (db_client_connection_pool_name, db_role) (db_client_connection_max)",
+)
+DB_WAITING = Metric(
+    "db_client_connection_pending_requests",
+    "gauge",
+    "Callers waiting for a connection of a pool now.",
+    ("db_client_connection_pool_name", "db_role"),
+    query="max_over_time(db_client_connection_pending_requests[5m]) > 0",
+)
+DB_TIMEOUTS = Metric(
+    "db_client_connection_timeouts_total",
+    "counter",
+    "Callers that gave up waiting for a connection of a pool.",
+    ("db_client_connection_pool_name", "db_role"),
+    query="sum by (db_client_connection_pool_name) (increase(db_client_connection_timeouts_total[5m])) > 0",
+)
+DB_WAIT = Metric(
+    "db_client_connection_wait_time_seconds",
+    "histogram",
+    "Seconds callers waited for a connection of a pool.",
+    ("db_client_connection_pool_name", "db_role"),
+    (0.0001, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0),
+    query=(
+        "histogram_quantile(0.95, sum "
+        "by (db_client_connection_pool_name, le) (rate(db_client_connection_wait_time_seconds_bucket[5m])))"
+    ),
+)
+
+# --- the library: the process -------------------------------------------------------------------------------------
+
+LOOP_LAG = Metric(
+    "tocsin_event_loop_lag_seconds",
+    "histogram",
+    "Seconds the event loop was late for a timer: how long every request waits for code that blocks.",
+    (),
+    (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+    query="histogram_quantile(0.99, sum by (le) (rate(tocsin_event_loop_lag_seconds_bucket[5m])))",
+)
+GC_PAUSE = Metric(
+    "tocsin_gc_pause_seconds",
+    "histogram",
+    "Seconds the garbage collector stopped everything, by generation.",
+    ("generation",),
+    (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0),
+    query="sum by (generation) (rate(tocsin_gc_pause_seconds_sum[5m]))",
+)
+PROCESS_THREADS = Metric(
+    "process_threads",
+    "gauge",
+    "Threads of the process, over all workers.",
+    (),
+    query="process_threads",
+)
+MEMORY_USAGE = Metric(
+    "tocsin_memory_usage_bytes",
+    "gauge",
+    "Memory charged to the container (cgroup), without page cache that can be dropped.",
+    (),
+    merge="max",
+    query="tocsin_memory_usage_bytes / tocsin_memory_limit_bytes > 0.9",
+)
+MEMORY_LIMIT = Metric(
+    "tocsin_memory_limit_bytes",
+    "gauge",
+    "Memory the container may use (cgroup); absent if there is no limit.",
+    (),
+    merge="max",
+    query="tocsin_memory_limit_bytes",
+)
+WORKERS = Metric(
+    "tocsin_workers",
+    "gauge",
+    "Worker processes alive.",
+    (),
+    query="tocsin_workers",
+)
+WORKER_STARTS = Metric(
+    "tocsin_worker_starts_total",
+    "counter",
+    "Worker processes started since the server began.",
+    (),
+    query="increase(tocsin_worker_starts_total[1h]) > 0",
 )
 
 # --- the prober -------------------------------------------------------------------------------------------------

@@ -6,8 +6,7 @@ import dataclasses
 import datetime
 import enum
 import re
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -29,76 +28,190 @@ SECRET_PHRASES = ("_api_key_", "_access_key_", "_private_key_", "_session_id_")
 
 _DEPTH_LIMIT = 8
 _INTEGER_LIMIT = 2**63
+_VERDICTS_LIMIT = 4096
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
-_PAIR = re.compile(r"""(?<![\w.%-])([\w.%-]{1,64})=("[^"]*"|'[^']*'|[^&\s#;,"']+)""")
+
+# A quote that is never closed (a cut text) hides everything after it. Nothing in here can run long: lengths are
+# bounded, and where the text is open-ended the match does not give back.
+_QUOTED = r""""(?s:[^"\\]|\\.?)*+"?|'(?s:[^'\\]|\\.?)*+'?"""
+_NAME = r"[\w.%-]{1,64}"
+_PAIR = re.compile(rf"""(?<![\w.%-])({_NAME})( ?= ?)({_QUOTED}|[^&\s#;,"']+)""")
+_ITEM = re.compile(
+    rf"""(?:\(b?(["'])({_NAME})\1,[ ]?|(["'])({_NAME})\3[ ]{{0,4}}:\s{{0,4}})(b?(?:{_QUOTED})|[^\s,;{{}}\[\]()"']+)"""
+)
+_ITEM_HINT = re.compile(r"""["'] {0,4}:|\(b?["']""")
+_HEADER = re.compile(
+    r"""\b(cookie|set-cookie)([ \t]?:[ \t]?)[^\r\n"']+"""
+    r"""|\b(authorization|\w{1,40}(?:-\w{1,40}){1,6})"""
+    r"""([ \t]?:[ \t]?(?:(?:basic|bearer|digest|token)[ \t]+)?)[^\s,;"']+""",
+    re.IGNORECASE,
+)
 _USERINFO = re.compile(r"(://[^/\s:@]{0,256}:)[^/\s@]{1,256}@")
 _CREDENTIALS = re.compile(r"\b(bearer|basic) +[\w.~+/=-]{8,}", re.IGNORECASE)
 
 
-@lru_cache(maxsize=4096)
-def is_secret(name: str) -> bool:
-    """Whether a field or query key of this name holds a secret. Case, dashes and camelCase do not matter."""
-    words = [word.lower() for word in _WORD.findall(name[:128])]
-    joined = f"_{'_'.join(words)}_"
-    return (
-        joined[1:-1] in SECRET_NAMES
-        or not SECRET_WORDS.isdisjoint(words)
-        or any(phrase in joined for phrase in SECRET_PHRASES)
-    )
+class Redactor:
+    """Knows which names are secret, and takes their values out of fields and texts. Never changed once made."""
 
+    __slots__ = ("_exact", "_phrases", "_verdicts", "_words", "enabled")
 
-def _pair(match: re.Match[str]) -> str:
-    name, start = unquote(match[1]), match.start()
-    in_query = start > 0 and match.string[start - 1] in "?&"
-    # `code=403` in a sentence is no secret, `?code=...` in a URL is.
-    if is_secret(name) and (in_query or name.lower() not in SECRET_NAMES):
-        return f"{match[1]}={REDACTED}"
-    return match[0]
+    def __init__(self, extra: Iterable[str] = (), *, enabled: bool = True) -> None:
+        """Know the built-in names and these.
 
+        Args:
+            extra: a word (`iban`: secret in every name with that word in it) or a name of several words
+                (`tax_number`: secret in every name that contains it). Case, dashes and camelCase do not matter.
+            enabled: False shows everything.
 
-def redact_text(text: str) -> str:
-    """Return the text without the values of secret `name=value` pairs, passwords in URLs, and HTTP credentials."""
-    if "=" in text:
-        text = _PAIR.sub(_pair, text)
-    if "@" in text and "://" in text:
-        text = _USERINFO.sub(rf"\1{REDACTED}@", text)
-    if "earer " in text or "asic " in text or "EARER " in text or "ASIC " in text:
-        text = _CREDENTIALS.sub(rf"\1 {REDACTED}", text)
-    return text
+        Raises:
+            ValueError: an empty name, or one text instead of several.
+        """
+        if isinstance(extra, str):
+            raise ValueError(f'redact is the text {extra!r}, expected several names: redact=("{extra}",)')
+        words, phrases, exact = set(SECRET_WORDS), list(SECRET_PHRASES), set()
+        for name in extra:
+            parts = [part.lower() for part in _WORD.findall(name)]
+            if not name.strip():
+                raise ValueError("redact has an empty name, expected words or names of fields")
+            exact.add(name.casefold())
+            if len(parts) == 1:
+                words.add(parts[0])
+            elif parts:
+                phrases.append(f"_{'_'.join(parts)}_")
+        self._words = frozenset(words)
+        self._phrases = tuple(phrases)
+        self._exact = frozenset(exact)
+        self._verdicts: dict[str, bool] = {}
+        self.enabled = enabled
 
+    def is_secret(self, name: str) -> bool:
+        """Whether a field, header or query key of this name holds a secret. Case, dashes, camelCase do not matter."""
+        verdict = self._verdicts.get(name)
+        if verdict is None:
+            verdict = self.enabled and self._judge(name)
+            if len(name) <= 128:
+                if len(self._verdicts) >= _VERDICTS_LIMIT:
+                    self._verdicts.clear()
+                self._verdicts[name] = verdict
+        return verdict
 
-def text_of(value: object) -> str:
-    """Return the object as redacted text, whatever its `__str__` does."""
-    try:
-        return redact_text(str(value))
-    except Exception:  # the object's own code ran
-        return f"<unprintable {type(value).__name__}>"
+    def _judge(self, name: str) -> bool:
+        words = [word.lower() for word in _WORD.findall(name[:128])]
+        joined = f"_{'_'.join(words)}_"
+        return (
+            joined[1:-1] in SECRET_NAMES
+            or not self._words.isdisjoint(words)
+            or any(phrase in joined for phrase in self._phrases)
+            or name.casefold() in self._exact
+        )
 
+    def text(self, text: str) -> str:
+        """Return the text without what is secret in it.
 
-def clean_fields(fields: Mapping[Any, object], depth: int = 0) -> dict[str, object]:
-    """Return the fields with text keys, secrets redacted, and values that are made of JSON's types only.
+        That is: values of secret `name=value` pairs and `"name": "value"` items, of secret HTTP headers, passwords in
+        URLs, and HTTP credentials.
+        """
+        if not self.enabled:
+            return text
+        if "=" in text:
+            text = _PAIR.sub(self._pair, text)
+        if ":" in text:
+            if "@" in text and "://" in text:
+                text = _USERINFO.sub(rf"\1{REDACTED}@", text)
+            # A header's name has a dash in it, or is one of these two.
+            if "-" in text or "ookie" in text or "uthorization" in text or "OOKIE" in text or "AUTHORIZATION" in text:
+                text = _HEADER.sub(self._header, text)
+        if ("'" in text or '"' in text) and _ITEM_HINT.search(text):
+            text = _ITEM.sub(self._item, text)
+        if "earer " in text or "asic " in text or "EARER " in text or "ASIC " in text:
+            text = _CREDENTIALS.sub(rf"\1 {REDACTED}", text)
+        return text
 
-    What JSON has no type for becomes text. Nesting deeper than 8 is cut, so that cycles end.
-    """
-    found: dict[str, object] = {}
-    for key, value in fields.items():
-        name = key if isinstance(key, str) else text_of(key)
-        found[name] = REDACTED if value is not None and is_secret(name) else clean(value, depth)
-    return found
+    def _pair(self, match: re.Match[str]) -> str:
+        name, start = unquote(match[1]), match.start()
+        in_query = start > 0 and match.string[start - 1] in "?&"
+        # `code=403` in a sentence is no secret, `?code=...` in a URL is.
+        if self.is_secret(name) and (in_query or name.lower() not in SECRET_NAMES):
+            return f"{match[1]}{match[2]}{REDACTED}"
+        return match[0]
 
+    def _item(self, match: re.Match[str]) -> str:
+        name = match[2] or match[4]
+        if self.is_secret(name) and name.lower() != "code":  # `{"code": 403}` tells an error
+            quote = match[1] or match[3]
+            return f"{match[0][: match.start(5) - match.start()]}{quote}{REDACTED}{quote}"
+        return match[0]
 
-def clean(value: object, depth: int = 0) -> object:
-    """Return one value as `clean_fields` does."""
-    if type(value) is str:
-        return redact_text(value)
-    if value is None or type(value) is float or type(value) is bool:
-        return value
-    if type(value) is int:
-        # Elasticsearch's long has 64 bits: a bigger number would get the whole line refused.
-        return value if -_INTEGER_LIMIT <= value < _INTEGER_LIMIT else _digits(value)
-    if depth >= _DEPTH_LIMIT:
-        return f"<{type(value).__name__} nested too deep>"
-    return _clean_object(value, depth + 1)
+    def _header(self, match: re.Match[str]) -> str:
+        name, separator = (match[1], match[2]) if match[1] else (match[3], match[4])
+        return f"{name}{separator}{REDACTED}" if self.is_secret(name) else match[0]
+
+    def text_of(self, value: object) -> str:
+        """Return the object as redacted text, whatever its `__str__` does."""
+        try:
+            return self.text(str(value))
+        except Exception:  # the object's own code ran
+            return f"<unprintable {type(value).__name__}>"
+
+    def fields(self, fields: Mapping[Any, object], depth: int = 0) -> dict[str, object]:
+        """Return the fields with text keys, secrets redacted, and values that are made of JSON's types only.
+
+        What JSON has no type for becomes text. Nesting deeper than 8 is cut, so that cycles end.
+        """
+        found: dict[str, object] = {}
+        verdicts = self._verdicts
+        for key, value in fields.items():
+            name = key if isinstance(key, str) else self.text_of(key)
+            secret = verdicts.get(name)
+            if secret is None:
+                secret = self.is_secret(name)
+            found[name] = REDACTED if secret and value is not None else self.value(value, depth)
+        return found
+
+    def value(self, value: object, depth: int = 0) -> object:
+        """Return one value as `fields` does."""
+        if type(value) is str:
+            # Most values are one word or number; there is nothing to look for in those.
+            return value if value.isalnum() else self.text(value)
+        if type(value) is int:
+            # Elasticsearch's long has 64 bits: a bigger number would get the whole line refused.
+            return value if -_INTEGER_LIMIT <= value < _INTEGER_LIMIT else _digits(value)
+        if value is None or type(value) is float or type(value) is bool:
+            return value
+        if depth >= _DEPTH_LIMIT:
+            return f"<{type(value).__name__} nested too deep>"
+        return self._object(value, depth + 1)
+
+    def _object(self, value: object, depth: int) -> object:
+        result: object
+        if isinstance(value, Mapping):
+            result = self.fields(value, depth)
+        elif isinstance(value, list | tuple | set | frozenset):
+            result = [self._element(item, depth) for item in value]
+        elif isinstance(value, bytes | bytearray | memoryview):
+            result = self.text(bytes(value).decode("utf-8", "backslashreplace"))
+        elif isinstance(value, enum.Enum):
+            result = self.value(value.value, depth)
+        elif isinstance(value, datetime.date | datetime.time):
+            result = value.isoformat()
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            # Not its repr: that would show a password by any name.
+            result = self.fields(
+                {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}, depth
+            )
+        elif isinstance(value, BaseException):
+            result = f"{type(value).__qualname__}: {self.text_of(value)}"
+        else:
+            result = self.text_of(value)
+        return result
+
+    def _element(self, item: object, depth: int) -> object:
+        """Return an element of a list; a header there is a pair: `(b"cookie", b"...")`."""
+        if isinstance(item, tuple | list) and len(item) == 2 and isinstance(item[0], bytes | str):
+            name = item[0] if isinstance(item[0], str) else item[0].decode("latin-1")
+            if self.is_secret(name) and (isinstance(item, tuple) or isinstance(item[1], bytes)):
+                return [name, REDACTED]
+        return self.value(item, depth)
 
 
 def _digits(value: int) -> str:
@@ -109,25 +222,24 @@ def _digits(value: int) -> str:
         return hex(value)
 
 
-def _clean_object(value: object, depth: int) -> object:
-    result: object
-    if isinstance(value, Mapping):
-        result = clean_fields(value, depth)
-    elif isinstance(value, list | tuple | set | frozenset):
-        result = [clean(item, depth) for item in value]
-    elif isinstance(value, bytes | bytearray | memoryview):
-        result = redact_text(bytes(value).decode("utf-8", "backslashreplace"))
-    elif isinstance(value, enum.Enum):
-        result = clean(value.value, depth)
-    elif isinstance(value, datetime.date | datetime.time):
-        result = value.isoformat()
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        # Not its repr: that would show a password by any name.
-        result = clean_fields(
-            {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}, depth
-        )
-    elif isinstance(value, BaseException):
-        result = f"{type(value).__qualname__}: {text_of(value)}"
-    else:
-        result = text_of(value)
-    return result
+DEFAULT = Redactor()
+"""Knows the built-in names."""
+
+is_secret = DEFAULT.is_secret
+redact_text = DEFAULT.text
+text_of = DEFAULT.text_of
+clean_fields = DEFAULT.fields
+clean = DEFAULT.value
+
+
+def redactor(option: bool | Iterable[str] | Redactor = True) -> Redactor:
+    """Return what `instrument(redact=...)` asks for: True the built-in names, False nothing, or further names.
+
+    Raises:
+        ValueError: an empty name, or one text instead of several.
+    """
+    if isinstance(option, Redactor):
+        return option
+    if isinstance(option, bool):
+        return DEFAULT if option else Redactor(enabled=False)
+    return Redactor(option)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,9 +43,14 @@ class Routes:
     def __init__(self, app: object) -> None:
         self._app = app
         self._leaves: dict[int, list[_Leaf]] = {}
+        self.known: dict[int, str] = {}
+        """Templates by the `id` of endpoints that are reached in one way only: a look-up instead of a call.
+
+        The endpoints themselves are kept in the leaves, so that their ids are not used again.
+        """
         self._misses = 0
 
-    def template(self, scope: MutableMapping[str, Any], path: str) -> str:
+    def template(self, scope: Mapping[str, Any], path: str) -> str:
         """Return the full template of the route that answered, or an empty string if none matched.
 
         Args:
@@ -57,7 +62,7 @@ class Routes:
         """
         endpoint = scope.get("endpoint")
         if endpoint is None:
-            return ""
+            return _frontend(scope, path)
         leaves = self._leaves.get(id(endpoint))
         if leaves is None or leaves[0].endpoint is not endpoint:
             leaves = self._look_up(endpoint)
@@ -80,7 +85,20 @@ class Routes:
             found.update({key: leaves for key, leaves in self._leaves.items() if leaves[0].template is None})
             found[id(endpoint)] = missing
         self._leaves = found
+        self.known.clear()
+        self.known.update(
+            (key, leaves[0].template) for key, leaves in found.items() if len(leaves) == 1 and leaves[0].template
+        )
         return found[id(endpoint)]
+
+
+def _frontend(scope: Mapping[str, Any], path: str) -> str:
+    """Return the template of FastAPI's `frontend()`, which is no endpoint: `/app/{path}`; "" if it did not answer."""
+    rest = scope.get("fastapi", {}).get("frontend_path")
+    mounted = scope.get("app_root_path", scope.get("root_path")) != scope.get("root_path")
+    if rest is None or mounted:  # in a mount with parameters, the prefix would show their values
+        return ""
+    return path[: len(path) - len(rest)].rstrip("/") + _REST
 
 
 def _routes_of(app: object) -> Iterable[Any]:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from itertools import pairwise
+from typing import Any
+from urllib.parse import unquote
+
+from tocsin.names import HTTP_SERVER_REQUEST_DURATION
+
+_LABEL = re.compile("[a-zA-Z_][a-zA-Z0-9_]*")
+_TAKEN = ("le", "quantile", *HTTP_SERVER_REQUEST_DURATION.labels)
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 """Log levels by name, numbered as the standard library numbers them."""
@@ -23,8 +31,26 @@ class Paths:
 
 
 def service_name(argument: str | None, environ: Mapping[str, str], fallback: str = "unknown_service") -> str:
-    """Return the service's name: the argument, else `OTEL_SERVICE_NAME`, else the fallback."""
-    return argument or environ.get("OTEL_SERVICE_NAME", "").strip() or fallback
+    """Return the service's name.
+
+    The argument, else `OTEL_SERVICE_NAME`, else `service.name` of `OTEL_RESOURCE_ATTRIBUTES`, else the fallback.
+    """
+    said = environ.get("OTEL_SERVICE_NAME", "").strip()
+    return argument or said or resource_attribute("service.name", environ) or fallback
+
+
+def service_version(argument: str | None, environ: Mapping[str, str]) -> str | None:
+    """Return the service's version: the argument, else `service.version` of `OTEL_RESOURCE_ATTRIBUTES`, or None."""
+    return argument or resource_attribute("service.version", environ) or None
+
+
+def resource_attribute(name: str, environ: Mapping[str, str]) -> str:
+    """Return one of `OTEL_RESOURCE_ATTRIBUTES` (`name=value,name=value`, percent-encoded), or ""."""
+    for part in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
+        key, _, value = part.partition("=")
+        if key.strip() == name:
+            return unquote(value.strip())
+    return ""
 
 
 def level_number(level: str) -> int:
@@ -79,3 +105,18 @@ def installed_version() -> str:
         return metadata.version("tocsin")
     except metadata.PackageNotFoundError:
         return "0"
+
+
+def labels(added: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the labels to add to a request's metrics: name -> constant, or function of scope or environ.
+
+    Raises:
+        ValueError: a name Prometheus does not take, or one that is taken.
+    """
+    found = dict(added or {})
+    for name, value in found.items():
+        if not _LABEL.fullmatch(name) or name.startswith("__") or name in _TAKEN:
+            raise ValueError(f"label {name!r} cannot be added: expected letters, digits and _, and not {_TAKEN}")
+        if not isinstance(value, str) and not callable(value):
+            raise ValueError(f"label {name!r} is {value!r}, expected a text or a function of the scope")
+    return found

@@ -15,8 +15,10 @@ import structlog
 import uvicorn
 from prometheus_client import CollectorRegistry
 
-from tocsin.integrations.uvicorn import restore_access_log
+from tocsin import lifecycle
+from tocsin.integrations.servers import restore_access_log
 from tocsin.testing import Capture, fresh_registry, reset_logs
+from tocsin.tracing.testing import reset_tracing
 
 Serve = Callable[..., str]
 
@@ -37,7 +39,9 @@ def untouched_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("OTEL_SERVICE_NAME", raising=False)
     reset_logs()
     yield
+    reset_tracing()
     reset_logs()
+    lifecycle.forget()
     restore_access_log()
     structlog.contextvars.clear_contextvars()
     for name in ("uvicorn", "uvicorn.access", "uvicorn.error", "asyncio"):

@@ -180,18 +180,15 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str, registry
         tocsin.instrument(PlainTextResponse("ok"), registry=registry, **options)
 
 
-def test_what_is_no_asgi_application_is_refused(registry: CollectorRegistry) -> None:
-    """A WSGI application would answer nothing; better to say so when the process starts."""
-
-    class Flask:
-        def wsgi_app(self, environ: Any, start_response: Any) -> list[bytes]:
-            return []
-
-        __call__ = wsgi_app
-
-    for app in (Flask(), "app:app"):
-        with pytest.raises(TypeError, match="takes an ASGI application, found"):
-            tocsin.instrument(app, registry=registry)  # type: ignore[type-var]  # that is the point
+@pytest.mark.parametrize(
+    "app",
+    ["app:app", object(), lambda: None, lambda _scope: None],
+    ids=["text", "object", "no arguments", "one argument"],
+)
+def test_what_is_no_application_is_refused(app: Any, registry: CollectorRegistry) -> None:
+    """Neither ASGI nor WSGI by its signature: better to say so when the process starts."""
+    with pytest.raises(TypeError, match="takes a FastAPI, Starlette, Litestar, Flask or Django application"):
+        tocsin.instrument(app, registry=registry)
 
 
 def test_uvicorns_access_log_is_silent_until_the_last_application_is_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,26 +1,29 @@
-"""The metric families: their names, their bounds, and sharing registries."""
+"""The metric families: what is counted where, their bounds, and sharing registries."""
 
 from __future__ import annotations
 
-import gzip
 import logging
+import multiprocessing
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry, Counter, generate_latest
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest, values
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from starlette.responses import PlainTextResponse
 
 import tocsin
 from tocsin import names
 from tocsin.metrics import families as metrics
-from tocsin.metrics.exposition import accepts_gzip
 from tocsin.metrics.families import Families, families_of
+from tocsin.metrics.http import http_metrics
+from tocsin.metrics.lines import Shown
+from tocsin.metrics.store import HeapStore, size_of
 from tocsin.request import Facts
-from tocsin.testing import Capture, active, call, counted, dropped, fresh_registry
+from tocsin.testing import active, call, counted, dropped, fresh_registry
 from tocsin.tracing.context import Trace
 
 LIBRARY = (
@@ -33,14 +36,65 @@ LIBRARY = (
 )
 
 
-def facts(route: str = "/", status: int = 200, seconds: float = 0.01, trace: Trace | None = None) -> Facts:
-    return Facts("GET", route, route, status, seconds, None, trace)
+TRACE = Trace("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", True)
+SIZE = names.Metric("size_bytes", "summary", "Bytes.", ("kind",))
+QUEUE = names.Metric("queue_length", "gauge", "Length.", ("queue",))
+DONE = names.Metric("done_total", "counter", "Done.", ("kind",))
+WAIT = names.Metric("wait_seconds", "histogram", "Waiting.", ("kind",), (0.1, 1.0))
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is not one of several workers, whatever another test made of it."""
+    monkeypatch.setenv("TOCSIN_WORKERS", "off")
+    monkeypatch.setattr(values, "ValueClass", values.MutexValue)
+
+
+def facts(
+    route: str = "/",
+    status: int = 200,
+    seconds: float = 0.01,
+    trace: Trace | None = None,
+    labels: tuple[str, ...] = (),
+    method: str = "GET",
+) -> Facts:
+    return Facts(method, route, route, status, seconds, 1_700_000_000.5, None, trace, labels=labels)
 
 
 def observe(families: Families, *finished: Facts) -> None:
+    http = http_metrics(families)
     for one in finished:
-        families.started(one.method)
-        families.ended(one)
+        http.started(one.method)
+        http.ended(one)
+
+
+class Workers(HeapStore):
+    """A store whose workers begin to share at the n-th new series, as when the first of them is forked."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+        self.forget: list[Callable[[], None]] = []
+
+    def on_renewal(self, forget: Callable[[], None]) -> None:
+        self.forget.append(forget)
+
+    def allocate(self, metric: names.Metric, labels: tuple[str, ...]) -> int:
+        self.at -= 1
+        if self.at == 0:
+            self.renew()
+        known = [index for index, _end, *series in self._series if series == [metric, labels]]
+        return known[0] if known else super().allocate(metric, labels)
+
+    def renew(self) -> None:
+        """Move all cells: what somebody remembers of their places is wrong from now on."""
+        moved: list[float] = [0.0] * 7
+        for number, (index, end, metric, labels) in enumerate(self._series):
+            self._series[number] = (len(moved), len(moved) + end - index, metric, labels)
+            moved += self.cells[index : index + size_of(metric)]
+        self.cells = moved
+        for forget in self.forget:
+            forget()
 
 
 async def test_the_page_has_the_families_of_the_contract(registry: CollectorRegistry) -> None:
@@ -71,8 +125,10 @@ async def test_the_page_has_the_families_of_the_contract(registry: CollectorRegi
 
 def test_a_histogram_is_consistent(registry: CollectorRegistry) -> None:
     """Buckets rise, a value on a bound is in its bucket, +Inf is the count, the sum is the sum."""
-    families = families_of(registry, (0.1, 1.0))
-    observe(families, *(facts(seconds=seconds) for seconds in (0.05, 0.1, 0.5, 1.0, 7.0)))
+    http = http_metrics(families_of(registry), buckets=(0.1, 1.0))
+    for seconds in (0.05, 0.1, 0.5, 1.0, 7.0):
+        http.started("GET")
+        http.ended(facts(seconds=seconds))
     labels = {"http_request_method": "GET", "http_route": "/", "http_response_status_code": "200"}
     name = names.HTTP_SERVER_REQUEST_DURATION.name
     found = [registry.get_sample_value(f"{name}_bucket", {**labels, "le": le}) for le in ("0.1", "1.0", "+Inf")]
@@ -114,6 +170,210 @@ def test_series_are_limited(
     ]
 
 
+# --- counting -----------------------------------------------------------------------------------------------------
+
+
+def test_every_kind_is_counted(registry: CollectorRegistry) -> None:
+    """Counters, gauges, histograms and summaries; a family is there from its first use on."""
+    families = families_of(registry)
+    assert generate_latest(registry) == b""
+    families.add(DONE, "a")
+    families.add(DONE, "a", amount=2.5)
+    families.add(QUEUE, "q", amount=3)
+    families.add(QUEUE, "q", amount=-1)
+    families.set(QUEUE, "r", value=7)
+    families.observe(SIZE, "s", value=10)
+    families.observe(SIZE, "s", value=20)
+    families.observe(WAIT, "w", value=0.5, trace=TRACE)
+    values = {
+        "done_total": ({"kind": "a"}, 3.5),
+        "queue_length": ({"queue": "q"}, 2),
+        "size_bytes_count": ({"kind": "s"}, 2),
+        "size_bytes_sum": ({"kind": "s"}, 30),
+        "wait_seconds_bucket": ({"kind": "w", "le": "1.0"}, 1),
+        "wait_seconds_count": ({"kind": "w"}, 1),
+    }
+    for name, (labels, value) in values.items():
+        assert registry.get_sample_value(name, labels) == value
+    assert registry.get_sample_value("queue_length", {"queue": "r"}) == 7
+    (histogram,) = (family for family in registry.collect() if family.name == "wait_seconds")
+    (exemplar,) = (sample.exemplar for sample in histogram.samples if sample.exemplar)
+    assert exemplar.labels == {"trace_id": TRACE.trace_id, "span_id": TRACE.span_id}
+    assert exemplar.value == 0.5
+
+
+def test_a_counter_is_not_lowered(registry: CollectorRegistry) -> None:
+    """It would look like a restart."""
+    with pytest.raises(ValueError, match=r"done_total is a counter.*-1"):
+        families_of(registry).add(DONE, "a", amount=-1)
+
+
+def test_labels_must_fit(registry: CollectorRegistry) -> None:
+    """The message shows what was expected, and what was found."""
+    with pytest.raises(ValueError, match=r"\('kind',\).*\('a', 'b'\)"):
+        families_of(registry).add(DONE, "a", "b")
+
+
+def test_the_same_name_has_one_shape(registry: CollectorRegistry) -> None:
+    """Other buckets or labels under the same name are an error that says what to do; an equal metric is the same."""
+    families = families_of(registry)
+    families.observe(WAIT, "a", value=1)
+    families.observe(replace(WAIT), "a", value=1)
+    assert registry.get_sample_value("wait_seconds_count", {"kind": "a"}) == 2
+    with pytest.raises(ValueError, match=r"buckets=\(3,\).*\(0.1, 1.0\).*its own registry"):
+        families.observe(replace(WAIT, buckets=(3,)), "a", value=1)
+    with pytest.raises(ValueError, match=r"labels=\('other',\)"):
+        families.declare(replace(WAIT, labels=("other",)))
+
+
+def test_a_taken_name_is_an_error_where_it_is_declared(
+    registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Counting itself never fails for it: it is left out, counted as dropped, and said once."""
+    Gauge("done", "Somebody else's.", registry=registry)
+    families = families_of(registry)
+    with pytest.raises(ValueError, match=r"already has a metric named like done_total.*own registry"):
+        families.declare(DONE)
+    with caplog.at_level(logging.WARNING, "tocsin"):
+        families.add(DONE, "a")
+        families.add(DONE, "a")
+    assert dropped(registry) == {("metrics", "name_taken"): 2}
+    assert len(caplog.records) == 1
+
+
+def test_a_name_of_ours_cannot_be_taken(registry: CollectorRegistry) -> None:
+    """prometheus_client refuses it as it does for any two metrics, in the application's own line."""
+    families_of(registry).add(DONE, "a")
+    families_of(registry).set(QUEUE, "q", value=1)
+    with pytest.raises(ValueError, match="done_total"):
+        Counter("done", "Mine.", registry=registry)
+
+
+def test_gauges_are_refreshed_before_a_scrape(registry: CollectorRegistry, caplog: pytest.LogCaptureFixture) -> None:
+    """By callbacks; one that fails costs a count, and can be taken back."""
+    families = families_of(registry)
+    lengths = iter((1.0, 2.0, 3.0))
+
+    def broken(_: Families) -> None:
+        raise OSError("gone")
+
+    undo = families.before_collect(lambda found: found.set(QUEUE, "q", value=next(lengths)))
+    undo_broken = families.before_collect(broken)
+    with caplog.at_level(logging.WARNING, "tocsin"):
+        assert registry.get_sample_value("queue_length", {"queue": "q"}) == 1
+        assert registry.get_sample_value("queue_length", {"queue": "q"}) == 2
+    assert len(caplog.records) == 1
+    undo_broken()
+    undo()
+    assert registry.get_sample_value("queue_length", {"queue": "q"}) == 2
+    assert dropped(registry) == {("metrics", "before_collect"): 2}
+
+
+def test_labels_that_are_no_text_are_made_so(registry: CollectorRegistry) -> None:
+    """Half a surrogate pair could not be encoded, and would cost the whole page."""
+    families = families_of(registry)
+    families.add(DONE, "\ud83d\ude00 \udc80")
+    families.add(DONE, "\U0001f600 \udc80")
+    families.add(DONE, 7)  # type: ignore[arg-type]  # callers without a type checker
+    assert registry.get_sample_value("done_total", {"kind": "\U0001f600 \ufffd"}) == 2
+    assert registry.get_sample_value("done_total", {"kind": "7"}) == 1
+
+
+@pytest.mark.parametrize("at", range(1, 8))
+@pytest.mark.parametrize("style", ["otel", "instrumentator", "starlette_exporter"])
+def test_nothing_is_lost_when_cells_move(style: str, at: int) -> None:
+    """Making a series may move all others, when workers begin to share; what is known of places is looked up again."""
+    registry, plain = CollectorRegistry(), CollectorRegistry()
+    for target, store in ((registry, Workers(at)), (plain, HeapStore())):
+        families = Families(store)
+        families.register(target)
+        http = http_metrics(families, style)
+        for one in (facts("/a"), facts("/b", method="POST"), facts("/a", 404)):
+            http.started(one.method)
+            http.ended(one)
+        if isinstance(store, Workers):
+            store.renew()
+        http.started("GET")
+        http.ended(facts("/a"))
+        families.set(QUEUE, "q", value=1)
+    assert generate_latest(registry) == generate_latest(plain)
+
+
+def test_a_reader_sees_whole_observations(registry: CollectorRegistry) -> None:
+    """Whatever other threads are counting: buckets, count and sum are of the same observations."""
+    families = families_of(registry)
+    http = http_metrics(families)
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            http.started("GET")
+            http.ended(facts(seconds=0.5))
+
+    threads = [threading.Thread(target=write) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    name = names.HTTP_SERVER_REQUEST_DURATION.name
+    counts: list[float] = []
+    while len(set(counts)) < 20:
+        (family,) = (family for family in families.collect() if family.name == name)
+        samples = {(sample.name, sample.labels.get("le")): sample.value for sample in family.samples}
+        if samples:
+            count = samples[f"{name}_count", None]
+            assert samples[f"{name}_bucket", "+Inf"] == samples[f"{name}_bucket", "0.5"] == count
+            assert samples[f"{name}_sum", None] == count * 0.5
+            counts.append(count)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert isinstance(family, Shown)
+    assert counts == sorted(counts)
+
+
+def test_a_fork_does_not_inherit_a_held_lock(registry: CollectorRegistry) -> None:
+    """The thread that would let go of it is not there in the child."""
+    families = families_of(registry)
+    families.add(DONE, "a")
+    with families.store.lock:
+        child = multiprocessing.get_context("fork").Process(target=families.add, args=(DONE, "a"))
+        child.start()
+        child.join(20)
+        alive = child.is_alive()
+        if alive:
+            child.kill()
+    assert not alive
+    assert child.exitcode == 0
+
+
+# --- requests -----------------------------------------------------------------------------------------------------
+
+
+def test_added_labels(registry: CollectorRegistry) -> None:
+    """Their values come with the facts of each request."""
+    http = http_metrics(families_of(registry), labels=("tenant",))
+    for tenant in ("a", "b", "a"):
+        http.started("GET")
+        http.ended(facts(labels=(tenant,)))
+    labels = {"http_request_method": "GET", "http_route": "/", "http_response_status_code": "200", "tenant": "a"}
+    assert registry.get_sample_value("http_server_request_duration_seconds_count", labels) == 2
+
+
+@pytest.mark.parametrize("label", ["le", "__name__", "a-b", "1st", "", "http_route"])
+def test_bad_labels_are_refused(label: str, registry: CollectorRegistry) -> None:
+    """Those that Prometheus keeps for itself, that are no names, or that are there already."""
+    with pytest.raises(ValueError, match=f"label '{label}' cannot be"):
+        http_metrics(families_of(registry), labels=(label,))
+
+
+def test_unknown_names_are_refused(registry: CollectorRegistry) -> None:
+    """The message lists what there is."""
+    with pytest.raises(ValueError, match=r"'vitals'.*otel, instrumentator, starlette_exporter"):
+        http_metrics(families_of(registry), "vitals")
+
+
+# --- registries ---------------------------------------------------------------------------------------------------
+
+
 async def test_two_applications_share_a_registry(registry: CollectorRegistry) -> None:
     """No error about duplicates; the families are shared, both services are named."""
     apps = [
@@ -132,8 +392,8 @@ async def test_two_applications_have_two_registries() -> None:
     apps = [tocsin.instrument(PlainTextResponse("ok"), registry=registry, logs=False) for registry in registries]
     await call(apps[0])
     assert [sum(counted(registry).values()) for registry in registries] == [1, 0]
-    assert b"_count{" in (await call(apps[0], "/metrics")).body
-    assert b"_count{" not in (await call(apps[1], "/metrics")).body
+    assert b"seconds_count{http" in (await call(apps[0], "/metrics")).body
+    assert b"seconds_count{http" not in (await call(apps[1], "/metrics")).body
 
 
 def test_other_buckets_for_a_shared_registry_are_refused(registry: CollectorRegistry) -> None:
@@ -165,78 +425,6 @@ async def test_the_applications_own_metrics_are_on_the_page(registry: CollectorR
     Counter("orders", "Orders placed.", registry=registry).inc()
     app = tocsin.instrument(PlainTextResponse("ok"), registry=registry, logs=False)
     assert "orders_total 1.0" in (await call(app, "/metrics")).body.decode()
-
-
-# --- the page -----------------------------------------------------------------------------------------------------
-
-OPENMETRICS = "application/openmetrics-text;version=1.0.0;q=0.8,text/plain;version=0.0.4;q=0.5"
-
-
-async def test_the_page_is_negotiated(registry: CollectorRegistry) -> None:
-    """OpenMetrics for who asks, text for all others; gzip for who takes it."""
-    app = tocsin.instrument(PlainTextResponse("ok"), registry=registry, logs=False)
-    await call(app)
-    text = await call(app, "/metrics")
-    assert text.headers["content-type"].startswith("text/plain; version=0.0.4")
-    assert int(text.headers["content-length"]) == len(text.body)
-    openmetrics = await call(app, "/metrics", headers={"accept": OPENMETRICS})
-    assert openmetrics.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
-    assert openmetrics.body.endswith(b"# EOF\n")
-    assert {f.name for f in parse_openmetrics(openmetrics.body.decode())} >= {names.HTTP_SERVER_REQUEST_DURATION.name}
-    packed = await call(app, "/metrics", headers={"accept-encoding": "deflate, gzip;q=0.5"})
-    assert packed.headers["content-encoding"] == "gzip"
-    assert gzip.decompress(packed.body) == text.body
-
-
-@pytest.mark.parametrize(
-    ("accept", "taken"),
-    [
-        ("", False),
-        ("gzip", True),
-        ("br, GZIP", True),
-        ("gzip;q=0", False),
-        ("gzip; q=0.0", False),
-        ("*", True),
-        ("br", False),
-    ],
-)
-def test_gzip_is_for_who_takes_it(accept: str, taken: bool) -> None:
-    """A weight of zero is a refusal."""
-    assert accepts_gzip(accept) is taken
-
-
-async def test_exemplars_name_sampled_traces_only(registry: CollectorRegistry) -> None:
-    """An exemplar that leads to a trace nobody recorded would be a dead end."""
-    app = tocsin.instrument(PlainTextResponse("ok"), registry=registry, logs=False)
-    trace = "0af7651916cd43dd8448eb211c80319c"
-    await call(app, headers={"traceparent": f"00-{trace}-b7ad6b7169203331-00"})
-    page = (await call(app, "/metrics", headers={"accept": OPENMETRICS})).body.decode()
-    assert "trace_id" not in page
-    await call(app, headers={"traceparent": f"00-{trace}-b7ad6b7169203331-01"})
-    page = (await call(app, "/metrics", headers={"accept": OPENMETRICS})).body.decode()
-    found = [s.exemplar for f in parse_openmetrics(page) for s in f.samples if s.exemplar]
-    assert [exemplar.labels["trace_id"] for exemplar in found] == [trace]
-    assert "trace_id" not in (await call(app, "/metrics")).body.decode()
-
-
-async def test_scrapes_are_not_counted(registry: CollectorRegistry, lines: Capture) -> None:
-    """Neither in metrics nor in the log; HEAD has no body; other methods are refused."""
-    app = tocsin.instrument(PlainTextResponse("ok"), registry=registry, log_stream=lines)
-    assert (await call(app, "/metrics")).status == 200
-    head = await call(app, "/metrics", method="HEAD")
-    assert (head.status, head.body) == (200, b"")
-    assert (await call(app, "/metrics", method="POST")).status == 405
-    assert counted(registry) == {}
-    assert lines.events == []
-
-
-@pytest.mark.parametrize("options", [{"metrics_path": None}, {"metrics": False}, {"metrics_path": "/other"}])
-async def test_the_page_can_be_elsewhere_or_nowhere(options: dict[str, Any], registry: CollectorRegistry) -> None:
-    """Then /metrics is the application's own."""
-    app = tocsin.instrument(PlainTextResponse("mine"), registry=registry, logs=False, **options)
-    assert (await call(app, "/metrics")).body == b"mine"
-    if options.get("metrics_path"):
-        assert b"# HELP" in (await call(app, "/other")).body
 
 
 # --- one-call counters --------------------------------------------------------------------------------------------

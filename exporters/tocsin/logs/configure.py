@@ -5,62 +5,32 @@ Every line has Elastic Common Schema names (`tocsin.names.Field`), the ids of th
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import IO, Any, Literal, cast
+from collections.abc import Iterable
+from importlib import import_module
+from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
-import structlog
 from prometheus_client import CollectorRegistry
-from structlog.typing import FilteringBoundLogger
 
 from tocsin import settings
+from tocsin.logs import process
+from tocsin.logs.arrival import forget, when_imported
 from tocsin.logs.lines import ENCODERS
 from tocsin.logs.pipeline import Pipeline
-from tocsin.logs.writer import FileWriter, StreamWriter, Writer
+from tocsin.logs.stdlib import install_on_root, remove_from_root, stdlib_handler
+from tocsin.logs.writer import open_file, open_stdout, open_stream
 from tocsin.metrics.families import Families, families_of
-from tocsin.redact import text_of
-from tocsin.request import CURRENT
+from tocsin.redact import Redactor, redactor
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+__all__ = ["application_pipeline", "configure_logs", "get_logger", "reset_logs", "stdlib_handler"]
 
 Format = Literal["json", "logfmt", "console"]
 
-_METHOD_LEVELS = {"warn": "warning", "exception": "error", "fatal": "critical", "msg": "info"}
-
-# --- the pipeline of the process --------------------------------------------------------------------------------
-
-
-class _Process:
-    """What is configured for the whole process; per request, the pipeline of the request's application wins."""
-
-    pipeline: Pipeline | None = None
-    explicit = False
-    by_application = False
-    """Whether `instrument` configured it."""
-
-
-def process_pipeline() -> Pipeline:
-    """Return the process's pipeline; if nothing was configured yet: JSON to stdout, named by the environment."""
-    if _Process.pipeline is None:
-        name = settings.service_name(None, os.environ)
-        _Process.pipeline = _pipeline(
-            service_name=name,
-            service_version=None,
-            stream=None,
-            file=None,
-            level="info",
-            format="json",
-            families=families_of(),
-        )
-    return _Process.pipeline
-
-
-def _current_pipeline() -> Pipeline:
-    current = CURRENT.get()
-    if current is not None and current.pipeline is not None:
-        return current.pipeline
-    return process_pipeline()
+_STRUCTURED = "tocsin.logs.structured"
 
 
 def _pipeline(
@@ -72,6 +42,7 @@ def _pipeline(
     level: str,
     format: str,  # noqa: A002 - the field's own word
     families: Families,
+    redact: Redactor,
 ) -> Pipeline:
     if stream is not None and file is not None:
         raise ValueError("log lines can go to a stream or to a file, not to both: give one of them")
@@ -79,7 +50,10 @@ def _pipeline(
     if encode is None:
         raise ValueError(f"log format is {format!r}, expected one of {', '.join(ENCODERS)}")
     number = settings.level_number(level)
-    writer: Writer = StreamWriter(stream) if file is None else FileWriter(Path(file))
+    if file is not None:
+        writer: Any = open_file(file)
+    else:
+        writer = open_stdout() if stream is None else open_stream(stream)
     return Pipeline(
         service_name=service_name,
         service_version=service_version,
@@ -87,6 +61,7 @@ def _pipeline(
         encode=encode,
         writer=writer,
         families=families,
+        redactor=redact,
     )
 
 
@@ -98,9 +73,14 @@ def configure_logs(
     file: str | os.PathLike[str] | None = None,
     level: str = "info",
     format: Format = "json",  # noqa: A002 - the field's own word
+    redact: bool | Iterable[str] = True,
     registry: CollectorRegistry | None = None,
 ) -> None:
     """Configure the logs of this process: structlog, `tocsin.get_logger` and the standard library write one schema.
+
+    Lines are written by a thread, in batches of up to 64 or 200 ms, and at once from level error; a stream that takes
+    nothing holds up nobody. `tocsin.force_flush()` writes what is queued. Terminals and streams in memory are written
+    at once.
 
     Args:
         service_name: goes into every line as `service.name`.
@@ -109,6 +89,7 @@ def configure_logs(
         file: a path to append to instead; followed when it is renamed away (log rotation).
         level: the lowest level written: debug, info, warning, error, critical.
         format: json (for machines), logfmt, or console (for a person at a terminal).
+        redact: further names whose values are never shown, beside the built-in ones; False shows everything.
         registry: where lines that could not be written are counted; default: prometheus_client's REGISTRY.
 
     The standard library's root logger gets a handler, unless it already has one that is not ours: then the
@@ -126,10 +107,28 @@ def configure_logs(
         level=level,
         format=format,
         families=families_of(registry),
+        redact=redactor(redact),
     )
-    _Process.pipeline, _Process.explicit = pipeline, True
-    _configure_structlog(pipeline.level)
-    _install_on_root(pipeline.level)
+    process.configure(pipeline)
+    when_imported("structlog", lambda: import_module(_STRUCTURED).configure_structlog())
+    install_on_root(pipeline.level)
+
+
+def service_of(service_name: str | None, service_version: str | None) -> tuple[str, str | None]:
+    """Return name and version of an application: as given, as the environment says, as `configure_logs` was told."""
+    configured = process.configured()
+    name, version = (
+        ("unknown_service", None)
+        if configured is None
+        else (
+            configured.service_name,
+            configured.service_version,
+        )
+    )
+    return (
+        settings.service_name(service_name, os.environ, name),
+        settings.service_version(service_version, os.environ) or version,
+    )
 
 
 def application_pipeline(
@@ -140,74 +139,75 @@ def application_pipeline(
     file: str | os.PathLike[str] | None,
     level: str | None,
     families: Families,
+    redact: bool | Iterable[str] | Redactor = True,
 ) -> Pipeline:
-    """Return the pipeline of an instrumented application.
+    """Return the pipeline of an instrumented application; `close` it when the application is uninstrumented.
 
-    What `configure_logs` set up is used where no stream, file or level is given here. The first application's
-    pipeline becomes the process's, if nothing else was configured.
+    What `configure_logs` set up is used where no stream, file or level is given here. If nothing was configured, the
+    first application's pipeline is the process's, until it is closed.
     """
-    configured = _Process.pipeline if _Process.explicit else None
-    fallback = configured.service_name if configured is not None else "unknown_service"
-    name = settings.service_name(service_name, os.environ, fallback)
+    configured = process.configured()
+    name, version = service_of(service_name, service_version)
     if configured is not None and stream is None and file is None and level is None:
-        return configured.for_service(name, service_version or configured.service_version, families)
+        # True is the default: then what was configured holds.
+        hidden = None if redact is True or redact is redactor(True) else redactor(redact)
+        return configured.for_service(name, version, families, hidden)
     pipeline = _pipeline(
         service_name=name,
-        service_version=service_version,
+        service_version=version,
         stream=stream,
         file=file,
         level=level or "info",
         format="json",
         families=families,
+        redact=redactor(redact),
     )
-    if configured is None and not _Process.by_application:
-        _Process.pipeline, _Process.by_application = pipeline, True
-        if not structlog.is_configured() or _structlog_is_ours():
-            _configure_structlog(pipeline.level)
-        _install_on_root(pipeline.level)
+    pipeline.on_close(_application_gone)
+    if process.add_application(pipeline):
+        when_imported("structlog", lambda: import_module(_STRUCTURED).configure_structlog_unless_done())
+        install_on_root(pipeline.level)
     return pipeline
 
 
-# --- structlog --------------------------------------------------------------------------------------------------
+def _application_gone(pipeline: Pipeline) -> None:
+    if process.remove_application(pipeline):
+        _release()
 
 
-class _Output:
-    """What structlog calls with a finished event: writes it to the pipeline of the moment."""
-
-    def __init__(self, name: str | None = None) -> None:
-        self.name = name
-
-    def write(self, level: str, event: Mapping[str, object]) -> None:
-        fields = dict(event)
-        message = fields.pop("event", "")
-        error = _error_of(fields.pop("exc_info", None))
-        _current_pipeline().event(level, text_of(message), fields, logger=self.name, error=error)
-
-    def __getattr__(self, method: str) -> Callable[..., None]:
-        if method.startswith("_"):
-            raise AttributeError(method)
-        return self.write
+def reset_logs() -> None:
+    """Undo `configure_logs` and what `instrument` configured: structlog's defaults, no handler of ours at the root."""
+    process.reset()
+    _release()
 
 
-def _hand_over(
-    _logger: object, method: str, event: Mapping[str, object]
-) -> tuple[tuple[object, ...], dict[str, object]]:
-    """Be the last structlog processor: pass level and event to `_Output.write`."""
-    return (_METHOD_LEVELS.get(method, method), event), {}
+def _release() -> None:
+    forget("structlog")
+    structured = sys.modules.get(_STRUCTURED)
+    if structured is not None and structured.structlog_is_ours():
+        structured.structlog.reset_defaults()
+    remove_from_root()
 
 
-def _error_of(info: object) -> BaseException | None:
-    if isinstance(info, BaseException):
-        return info
-    if isinstance(info, tuple):
-        return info[1] if len(info) == 3 and isinstance(info[1], BaseException) else None
-    return sys.exc_info()[1] if info else None
+class _Lazy:
+    """A logger that imports structlog when it is first used, and is structlog's bound logger from then on."""
 
+    def __init__(self, name: str | None) -> None:
+        self._name = name
 
-def _bound(logger: object, processors: object, context: object) -> FilteringBoundLogger:
-    """Make the bound logger when first used, with the level of that moment: loggers are made before configuration."""
-    wrapper = structlog.make_filtering_bound_logger(_current_pipeline().level)
-    return wrapper(logger, processors=processors, context=context)  # type: ignore[call-arg]  # structlog types it as a Protocol
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("__"):  # while being copied or unpickled
+            raise AttributeError(attribute)
+        logger = self.__dict__.get("_bound")
+        if logger is None:
+            import_module("structlog")  # first: we may be waiting for it, to configure it
+            logger = self.__dict__["_bound"] = import_module(_STRUCTURED).logger(self._name)
+        value = getattr(logger, attribute)
+        if callable(value):
+            self.__dict__[attribute] = value  # without this detour the next time
+        return value
+
+    def __repr__(self) -> str:
+        return f"<tocsin logger {self._name or ''}>"
 
 
 def get_logger(name: str | None = None) -> FilteringBoundLogger:
@@ -219,72 +219,4 @@ def get_logger(name: str | None = None) -> FilteringBoundLogger:
     Args:
         name: goes into every line as `log.logger`.
     """
-    wrapper = cast("type[FilteringBoundLogger]", _bound)
-    return cast(
-        "FilteringBoundLogger", structlog.wrap_logger(_Output(name), processors=[_hand_over], wrapper_class=wrapper)
-    )
-
-
-def _configure_structlog(level: int) -> None:
-    structlog.configure(
-        processors=[_hand_over],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=_Output,
-        cache_logger_on_first_use=False,
-    )
-
-
-def _structlog_is_ours() -> bool:
-    return structlog.get_config()["logger_factory"] is _Output
-
-
-# --- the standard library ---------------------------------------------------------------------------------------
-
-_RECORD_FIELDS = frozenset(
-    (*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName", "color_message"),
-)
-
-
-class StdlibHandler(logging.Handler):
-    """Writes records of the standard library's logging in tocsin's schema, `extra` as fields."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one record; never raises."""
-        pipeline = _current_pipeline()
-        try:
-            message = record.getMessage()
-        except Exception:  # arguments that do not fit the text
-            message = f"{text_of(record.msg)} {text_of(record.args)}"
-        level = next((name for name, at in reversed(settings.LEVELS.items()) if record.levelno >= at), "debug")
-        fields = {name: value for name, value in record.__dict__.items() if name not in _RECORD_FIELDS}
-        pipeline.event(
-            level,
-            message.rstrip(),
-            fields,
-            logger=record.name,
-            error=_error_of(record.exc_info),
-        )
-
-
-def stdlib_handler() -> logging.Handler:
-    """Return a handler that writes the standard library's records in tocsin's schema, to where logs go by then."""
-    return StdlibHandler()
-
-
-def _install_on_root(level: int) -> None:
-    root = logging.getLogger()
-    if not root.handlers:
-        root.addHandler(StdlibHandler())
-    if all(isinstance(handler, StdlibHandler) for handler in root.handlers):
-        root.setLevel(level)
-
-
-def reset_logs() -> None:
-    """Undo `configure_logs` and what `instrument` configured: structlog's defaults, no handler of ours at the root."""
-    _Process.pipeline, _Process.explicit, _Process.by_application = None, False, False
-    if _structlog_is_ours():
-        structlog.reset_defaults()
-    root = logging.getLogger()
-    for handler in [handler for handler in root.handlers if isinstance(handler, StdlibHandler)]:
-        root.removeHandler(handler)
-        root.setLevel(logging.WARNING)
+    return cast("FilteringBoundLogger", _Lazy(name))

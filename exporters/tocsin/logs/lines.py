@@ -35,7 +35,7 @@ def json_line(event: Event) -> bytes:
     try:
         return _fast(event)
     except Exception:  # NaN, lone surrogates, foreign types
-        return _compact(_plain(event))
+        return _compact(plain(event))
 
 
 def _compact(event: object) -> bytes:
@@ -49,7 +49,7 @@ def _orjson(event: Event) -> bytes:
 _fast: Encoder = _compact if orjson is None else _orjson
 
 
-def _plain(value: object, depth: int = 0) -> object:
+def plain(value: object, depth: int = 0) -> object:
     """Return the value in a form that any JSON encoder takes."""
     result: object
     if isinstance(value, str):
@@ -61,9 +61,9 @@ def _plain(value: object, depth: int = 0) -> object:
     elif isinstance(value, float):
         result = float(value) if math.isfinite(value) else None
     elif depth < 10 and isinstance(value, Mapping):
-        result = {str(_plain(str(key))): _plain(item, depth + 1) for key, item in value.items()}
+        result = {str(plain(str(key))): plain(item, depth + 1) for key, item in value.items()}
     elif depth < 10 and isinstance(value, list | tuple):
-        result = [_plain(item, depth + 1) for item in value]
+        result = [plain(item, depth + 1) for item in value]
     else:
         result = f"<{type(value).__name__}>"
     return result

@@ -1,98 +1,197 @@
-"""Puts whole lines where they go: a stream, or a file that several processes append to. Never raises into the app."""
+"""Where lines go: a file that several processes append to, an open stream, or what `sys.stdout` is at that moment.
+
+What has a file descriptor is written by a thread of its own, in batches (`tocsin.logs.outbox`). Streams in memory, and
+a terminal that a person looks at, are written at once. Users of one destination share its writer.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import IO, Any, Protocol
+from weakref import WeakValueDictionary
 
-_LOOK_AGAIN_SECONDS = 1.0
-"""How often a file's path is looked at, to follow a rotation by renaming."""
+from tocsin.logs.outbox import Outbox
+from tocsin.logs.parcel import Item, Source
+from tocsin.logs.sinks import FileSink, ForeignSink, StreamSink, write_whole
 
 
 class Writer(Protocol):
     """Where lines go."""
 
-    def write(self, line: bytes) -> None:
-        """Write one whole line.
+    @property
+    def synchronous(self) -> bool:
+        """Whether a line is written when `put` returns."""
 
-        Raises:
-            OSError, ValueError: the line could not be written.
-        """
+    def attach(self, source: Source) -> None:
+        """Note a user."""
+
+    def detach(self, source: Source, timeout: float = 1.0) -> None:
+        """Forget a user; after the last one write what is queued, and close what was opened."""
+
+    def put(self, item: Item, urgent: bool = False) -> bool:
+        """Take lines for writing; return whether they, or at least what came before them, were written."""
+
+    def flush(self, timeout: float) -> bool:
+        """Write what is queued; return whether that was done within so many seconds."""
 
 
-class StreamWriter:
-    """Writes to an open stream; None means whatever `sys.stdout` is at that moment."""
+# --- streams that are written at once ---------------------------------------------------------------------------------
 
-    def __init__(self, stream: IO[Any] | None) -> None:
+
+class DirectWriter:
+    """Writes each line at once, in the thread of its author: for streams in memory, and for terminals."""
+
+    synchronous = True
+
+    def __init__(self, stream: Any) -> None:
         self._stream = stream
         # Re-entrant: a finalizer or signal handler that logs may run while this thread is writing.
         self._lock = threading.RLock()
 
-    def write(self, line: bytes) -> None:
-        """Write and flush one line through the stream's own buffer, so that lines and prints do not cut each other."""
-        stream = self._stream if self._stream is not None else sys.stdout
-        if stream is None:
-            raise ValueError("sys.stdout is None")
-        with self._lock:
-            binary = getattr(stream, "buffer", None)
-            if binary is not None:
-                stream.flush()
-                binary.write(line)
-                binary.flush()
-                return
-            text: Any = line.decode()
-            try:
-                stream.write(text)
-            except TypeError:  # a binary stream
-                whole: Any = line
-                stream.write(whole)
-            stream.flush()
+    def attach(self, source: Source) -> None:
+        """There is nothing to note."""
+
+    def detach(self, source: Source, timeout: float = 1.0) -> None:
+        """The stream is its owner's."""
+
+    def put(self, item: Item, urgent: bool = False) -> bool:
+        """Write the lines; return whether that worked."""
+        source, payload, lines = item
+        # Not for ever: another thread may have held the lock when this process was forked.
+        if not self._lock.acquire(timeout=1.0):
+            source.lost("write", lines)
+            return False
+        try:
+            write_whole(self._stream, payload)
+        except ValueError:
+            source.lost("closed", lines)
+        except Exception:  # also of a stream of the application's own making
+            source.lost("write", lines)
+        else:
+            return True
+        finally:
+            self._lock.release()
+        return False
+
+    def flush(self, timeout: float) -> bool:
+        """Everything was written."""
+        return True
 
 
-class FileWriter:
-    """Appends to a file, each line in one system call (O_APPEND), and follows it when it is renamed away."""
+class StdoutWriter:
+    """Writes to what `sys.stdout` is at the moment of each line."""
 
-    def __init__(self, path: Path) -> None:
-        """Open or create the file, mode 0640.
+    def __init__(self) -> None:
+        self._sources: list[Source] = []
+        self._begin()
 
-        Raises:
-            OSError: it cannot be opened for appending.
-        """
-        self._path = path
-        self._lock = threading.RLock()  # as above
-        self._look_again = 0.0
-        self._descriptor = self._open()
+    @property
+    def synchronous(self) -> bool:
+        """Whether stdout is written at once now."""
+        self._follow()
+        return self._writer.synchronous
 
-    def write(self, line: bytes) -> None:
-        """Append one line."""
-        with self._lock:
-            now = time.monotonic()
-            if now >= self._look_again:
-                self._look_again = now + _LOOK_AGAIN_SECONDS
-                self._follow()
-            written = os.write(self._descriptor, line)
-            while written < len(line):  # a full disk, or a pipe: the rest, or an error
-                written += os.write(self._descriptor, line[written:])
+    def attach(self, source: Source) -> None:
+        """Note a user."""
+        self._follow()
+        self._sources.append(source)
+        for writer in self._writers():
+            writer.attach(source)
 
-    def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            os.close(self._descriptor)
+    def detach(self, source: Source, timeout: float = 1.0) -> None:
+        """Forget a user; after the last one write what is queued."""
+        with contextlib.suppress(ValueError):
+            self._sources.remove(source)
+        for writer in self._writers():
+            writer.detach(source, timeout)
+        if not self._sources:
+            self._begin()
 
-    def _open(self) -> int:
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    def _begin(self) -> None:
+        self._stream: Any = self  # what sys.stdout never is
+        self._writer: Writer = DirectWriter(None)
+        self._outboxes: dict[int, Outbox] = {}
+
+    def _writers(self) -> list[Writer]:
+        return [*self._outboxes.values(), *([] if self._writer in self._outboxes.values() else [self._writer])]
+
+    def put(self, item: Item, urgent: bool = False) -> bool:
+        """Take lines for what stdout is now."""
+        if sys.stdout is not self._stream:
+            self._follow()
+        return self._writer.put(item, urgent)
+
+    def flush(self, timeout: float) -> bool:
+        """Write what is queued."""
+        return self._writer.flush(timeout)
 
     def _follow(self) -> None:
-        opened = os.fstat(self._descriptor)
-        try:
-            there = self._path.stat()
-        except FileNotFoundError:
-            there = None
-        if there is None or (there.st_ino, there.st_dev) != (opened.st_ino, opened.st_dev):
-            descriptor = self._open()
-            os.close(self._descriptor)
-            self._descriptor = descriptor
+        stream = sys.stdout
+        if stream is self._stream:
+            return
+        writer: Writer | None = self._outboxes.get(id(stream))
+        if writer is None:
+            writer = open_stream(stream)
+            for source in self._sources:
+                writer.attach(source)
+            if isinstance(writer, Outbox):  # it keeps the stream, so the id stays the stream's
+                self._outboxes[id(stream)] = writer
+        self._writer, self._stream = writer, stream
+
+
+# --- one writer for each destination ----------------------------------------------------------------------------------
+
+_open: WeakValueDictionary[object, Any] = WeakValueDictionary()
+_opening = threading.RLock()  # re-entrant: opened where stdout was changed, perhaps by a finalizer
+
+
+def open_file(path: str | os.PathLike[str]) -> Outbox:
+    """Return the writer that appends to a file, created with mode 0640; followed when it is renamed away.
+
+    Raises:
+        OSError: it cannot be opened for appending.
+    """
+    key = os.path.realpath(path)
+    with _opening:
+        outbox: Outbox | None = _open.get(key)
+        if outbox is None:
+            outbox = _open[key] = Outbox(FileSink(Path(path)))
+        else:
+            FileSink(Path(path)).close()  # it may have been closed since: whether it can be opened is told now
+        return outbox
+
+
+def open_stream(stream: IO[Any] | None) -> Writer:
+    """Return the writer for a stream: a thread of its own behind a pipe, socket or file; anything else directly."""
+    try:
+        threaded = not os.isatty(stream.fileno())  # type: ignore[union-attr]  # None is answered below
+    except Exception:  # no descriptor, or closed, or no stream at all
+        threaded = False
+    if not threaded:
+        return DirectWriter(stream)
+    with _opening:
+        outbox: Outbox | None = _open.get(id(stream))
+        if outbox is None:
+            outbox = _open[id(stream)] = Outbox(StreamSink(stream) if _is_plain(stream) else ForeignSink(stream))
+        return outbox
+
+
+def open_stdout() -> StdoutWriter:
+    """Return the writer for whatever `sys.stdout` is at the moment of each line."""
+    with _opening:
+        writer: StdoutWriter | None = _open.get("stdout")
+        if writer is None:
+            writer = _open["stdout"] = StdoutWriter()
+        return writer
+
+
+def _is_plain(stream: Any) -> bool:
+    """Whether its descriptor takes what the stream itself would write there: not so if it compresses."""
+    layer = stream.buffer if type(stream) is io.TextIOWrapper else stream
+    layer = layer.raw if type(layer) in (io.BufferedWriter, io.BufferedRandom) else layer
+    return type(layer) is io.FileIO

@@ -1,194 +1,400 @@
-"""Counts and durations of requests, kept in plain lists and shown through any prometheus_client registry."""
+"""Metric families by name, series by label values: what is counted, kept in the cells of a store.
+
+One `Families` belongs to one prometheus_client registry and is one of its collectors. A family is declared by its first
+use, so an application sees nothing of integrations it does not use, and may have metrics of the same names itself.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
+import weakref
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
-from itertools import accumulate
-from weakref import WeakKeyDictionary
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import REGISTRY, CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
-from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.metrics_core import Metric as PrometheusMetric
 from prometheus_client.registry import Collector
-from prometheus_client.samples import Exemplar
 
 from tocsin import names
-from tocsin.request import OTHER, Facts
+from tocsin.metrics.lines import Shown
+from tocsin.metrics.shared import SharedStore
+from tocsin.metrics.store import Exemplar, HeapStore, Reading, Store
+from tocsin.metrics.workers import store_for
+from tocsin.request import OTHER
+from tocsin.tracing.context import Trace
 
 SERIES_LIMIT = 2_000
-"""Series a family may have. What comes after goes into one series whose labels are all `_OTHER`."""
+"""Series a family may have. What comes after goes into one more series whose labels are all `_OTHER`."""
 
-DURATION = names.HTTP_SERVER_REQUEST_DURATION
-_COUNTERS = (names.TOCSIN_DROPPED, names.AUTH_FAILURES, names.RATELIMIT_REJECTED)
+_ALIASES = 4
+"""Keys a family may keep per allowed series: one for the labels, the others for what hot paths look up instead."""
+
+_SHAPE = ("buckets", "labels", "kind")
+"""What two metrics of one name must have in common."""
+
 _log = logging.getLogger("tocsin")
 
 
-class _Series:
-    """One histogram series: counts per bucket (the last is +Inf), their sum, and the last exemplar of each bucket."""
-
-    __slots__ = ("counts", "exemplars", "total")
-
-    def __init__(self, buckets: int) -> None:
-        self.counts = [0] * buckets
-        self.exemplars: list[tuple[str, str, float, float] | None] = [None] * buckets
-        self.total = 0.0
+class NameTakenError(ValueError):
+    """The registry has a metric of this name from somebody else."""
 
 
-class _Shown:
-    """The families as prometheus_client shows them, without samples at first."""
+class Family:
+    """One metric, and where each of its series is."""
 
-    def __init__(self, *, target_info: bool) -> None:
-        active, target = names.HTTP_SERVER_ACTIVE_REQUESTS, names.TARGET_INFO
-        self.duration = HistogramMetricFamily(DURATION.name, DURATION.help, labels=DURATION.labels)
-        self.active = GaugeMetricFamily(active.name, active.help, labels=active.labels)
-        self.counters = {
-            counter.name: CounterMetricFamily(counter.name, counter.help, labels=counter.labels)
-            for counter in _COUNTERS
-        }
-        self.target = InfoMetricFamily(target.name.removesuffix("_info"), target.help)
-        self._target_info = target_info
+    __slots__ = ("metric", "series", "size", "templates")
 
-    def families(self) -> list[Family]:
-        return [self.duration, self.active, *self.counters.values(), *([self.target] if self._target_info else [])]
+    def __init__(self, metric: names.Metric) -> None:
+        self.metric = metric
+        self.series: dict[object, int] = {}
+        """First cell by label values, and by whatever key else `Families.place` was given for them."""
+        self.size = 0
+        """How many series there are, the one for overflow not counted."""
+        self.templates: dict[tuple[str, ...], str] = {}
+        """Lines of the metrics page by label values, without the numbers."""
+
+    def forget(self) -> None:
+        """Forget where the series are."""
+        self.series.clear()
+        self.size = 0
 
 
 class Families(Collector):
-    """All metric families the library keeps, for one registry. Several applications may share it; thread-safe."""
+    """All metrics that the library keeps for one registry. Several applications may share it; thread-safe.
 
-    def __init__(self, bounds: tuple[float, ...], *, target_info: bool = True) -> None:
-        self.bounds = bounds
-        self._le = (*(str(float(bound)) for bound in bounds), "+Inf")
-        self._lock = threading.Lock()
-        self._series: dict[tuple[str, str, int | str], _Series] = {}
-        self._active: dict[str, int] = {}
-        self._counters: dict[str, dict[tuple[str, ...], float]] = {metric.name: {} for metric in _COUNTERS}
-        self._targets: dict[tuple[str, ...], None] | None = {} if target_info else None
-        self._limit_reported: set[str] = set()
+    `add`, `set` and `observe` raise ValueError for labels that do not fit the metric, and nothing else.
+    """
 
-    def started(self, method: str) -> None:
-        """Count a request in; the method as a label value."""
-        with self._lock:
-            self._active[method] = self._active.get(method, 0) + 1
+    def __init__(self, store: Store | None = None) -> None:
+        self.store: Store = HeapStore() if store is None else store
+        self.overflowed: list[Family] = []
+        """Families that went over their limit since `settle` was called."""
+        self.renewals = 0
+        """How often every place became invalid: making a new one may move all others, when workers begin to share."""
+        self._families: dict[str, Family] = {}
+        self._declaring = threading.Lock()
+        self._undescribed: tuple[names.Metric, ...] = ()
+        self._registry: Callable[[], CollectorRegistry | None] = lambda: None
+        self._targets: dict[tuple[str, ...], None] = {}
+        self._callbacks: list[Callable[[Families], None]] = []
+        self._reported: set[object] = set()
+        self.store.on_renewal(self._forget)
 
-    def ended(self, facts: Facts) -> None:
-        """Count a request out that was counted in, with what it was."""
-        method, route, _, status, seconds, _, trace = facts
-        key = (method, route, status)
-        index = bisect_left(self.bounds, seconds)
-        exemplar = (
-            (trace.trace_id, trace.span_id, seconds, time.time()) if trace is not None and trace.sampled else None
-        )
-        limited = False
-        with self._lock:
-            self._active[method] -= 1
-            series = self._series.get(key)
-            if series is None:
-                limited = len(self._series) >= SERIES_LIMIT
-                series = self._new_series((OTHER, OTHER, OTHER) if limited else key)
-            series.counts[index] += 1
-            series.total += seconds
-            if exemplar is not None:
-                series.exemplars[index] = exemplar
-        if limited:
-            self._over_limit(DURATION)
+    # --- counting -------------------------------------------------------------------------------------------------
 
-    def _new_series(self, key: tuple[str, str, int | str]) -> _Series:
-        return self._series.setdefault(key, _Series(len(self.bounds) + 1))
+    def add(self, metric: names.Metric, *labels: str, amount: float = 1.0) -> None:
+        """Add to a counter or a gauge; label values in the order of `metric.labels`.
 
-    def add(self, metric: names.Metric, *labels: str) -> None:
-        """Add one to the series of a counter with these label values, in the order of `metric.labels`."""
-        with self._lock:
-            series = self._counters[metric.name]
-            limited = labels not in series and len(series) >= SERIES_LIMIT
-            if limited:
-                labels = (OTHER,) * len(labels)
-            series[labels] = series.get(labels, 0.0) + 1.0
-        if limited:
-            self._over_limit(metric)
+        Raises:
+            ValueError: a negative amount for a counter, or labels that do not fit the metric.
+        """
+        if amount < 0 and metric.kind == "counter":
+            raise ValueError(f"{metric.name} is a counter and cannot be lowered, found the amount {amount}")
+        family = self._families.get(metric.name)
+        if family is None or family.metric is not metric:
+            family = self._usable(metric)
+            if family is None:
+                return
+        store = self.store
+        with store.lock:
+            index = family.series.get(labels)
+            if index is None:
+                index = self.place(family, labels)
+            store.cells[index] += amount
+        if self.overflowed:
+            self.settle()
+
+    def set(self, metric: names.Metric, *labels: str, value: float) -> None:
+        """Set a gauge; label values in the order of `metric.labels`."""
+        family = self._usable(metric)
+        if family is None:
+            return
+        store = self.store
+        with store.lock:
+            index = self.place(family, labels)  # before `store.cells` is looked at: it may replace them
+            store.cells[index] = float(value)
+        if self.overflowed:
+            self.settle()
+
+    def observe(self, metric: names.Metric, *labels: str, value: float, trace: Trace | None = None) -> None:
+        """Add an observation to a histogram or a summary, with its trace as an example if that is sampled."""
+        family = self._families.get(metric.name)
+        if family is None or family.metric is not metric:
+            family = self._usable(metric)
+            if family is None:
+                return
+        histogram = metric.kind == "histogram"
+        bucket = bisect_left(metric.buckets, value) if histogram else 0
+        total = len(metric.buckets) + 1 if histogram else 1
+        store = self.store
+        with store.lock:
+            index = family.series.get(labels)
+            if index is None:
+                index = self.place(family, labels)
+            cells = store.cells
+            cells[index + bucket] += 1.0
+            cells[index + total] += value
+            if trace is not None and trace.sampled and histogram:
+                store.exemplify(index, bucket, Exemplar(trace.trace_id, trace.span_id, value, time.time()))
+        if self.overflowed:
+            self.settle()
 
     def dropped(self, signal: str, reason: str) -> None:
         """Count a piece of telemetry that was lost: which signal, and why (a short constant word)."""
         self.add(names.TOCSIN_DROPPED, signal, reason)
 
     def describe_target(self, service_name: str, service_version: str | None) -> None:
-        """Name a service behind this page."""
-        if self._targets is not None:
-            self._targets[service_name, service_version or "", "tocsin"] = None
+        """Name a service behind this page. A registry that has a `target_info` of its own keeps that one."""
+        try:
+            self.declare(names.TARGET_INFO)
+        except NameTakenError:
+            return
+        self._targets[service_name, service_version or "", "tocsin"] = None
+        self.store.name_service(service_name)
 
-    def describe(self) -> Iterable[Family]:
-        """Return the families without samples: the registry checks their names for clashes."""
-        return _Shown(target_info=self._targets is not None).families()
+    def before_collect(self, callback: Callable[[Families], None]) -> Callable[[], None]:
+        """Have this called before each scrape, to set gauges; return what undoes it. A failing one is counted."""
+        if callback not in self._callbacks:
+            self._callbacks.append(callback)
 
-    def collect(self) -> Iterator[Family]:
-        """Yield all families with what was counted up to now."""
-        with self._lock:
-            durations = {
-                key: (list(series.counts), list(series.exemplars), series.total) for key, series in self._series.items()
-            }
-            active = dict(self._active)
-            counters = {name: dict(series) for name, series in self._counters.items()}
-            targets = list(self._targets or ())
-        shown = _Shown(target_info=self._targets is not None)
-        for (method, route, status), (counts, exemplars, total) in durations.items():
-            shown.duration.add_metric((method, route, str(status)), self._buckets(counts, exemplars), total)
-        for method, requests in active.items():
-            shown.active.add_metric((method,), requests)
-        for name, counter in shown.counters.items():
-            for labels, value in counters[name].items():
-                counter.add_metric(labels, value)
-        for labels in targets:
-            shown.target.add_metric((), dict(zip(names.TARGET_INFO.labels, labels, strict=True)))
-        yield from shown.families()
+        def undo() -> None:
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
 
-    def _buckets(
-        self, counts: list[int], exemplars: list[tuple[str, str, float, float] | None]
-    ) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
-        found: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
-        for le, count, exemplar in zip(self._le, accumulate(counts), exemplars, strict=True):
-            if exemplar is None:
-                found.append((le, count))
-            else:
-                trace_id, span_id, seconds, at = exemplar
-                found.append((le, count, Exemplar({"trace_id": trace_id, "span_id": span_id}, seconds, at)))
-        return found
+        return undo
 
-    def _over_limit(self, metric: names.Metric) -> None:
-        if metric is not names.TOCSIN_DROPPED:
-            self.dropped("metrics", "series_limit")
-        if metric.name not in self._limit_reported:
-            self._limit_reported.add(metric.name)
-            _log.warning(
+    # --- families and their series ----------------------------------------------------------------------------------
+
+    def declare(self, metric: names.Metric) -> Family:
+        """Return the family of this metric, which is on the page from now on, if without series.
+
+        Raises:
+            NameTakenError: (a ValueError) the registry has a metric of this name from somebody else.
+            ValueError: the family has other labels or buckets.
+        """
+        family = self._families.get(metric.name)
+        if family is None:
+            with self._declaring:
+                family = self._families.get(metric.name)
+                if family is None:
+                    self._claim(metric)
+                    family = self._families[metric.name] = Family(metric)
+        found = family.metric
+        if found is not metric:
+            for what in _SHAPE:
+                if getattr(found, what) != getattr(metric, what):
+                    raise ValueError(
+                        f"{what}={getattr(metric, what)} was asked for {metric.name}, but this registry already has it "
+                        f"with {getattr(found, what)}. Give the same {what}, or give this application its own registry."
+                    )
+        return family
+
+    def buckets_of(self, metric: names.Metric) -> tuple[float, ...]:
+        """Return the buckets that the family of this name has, else those of the metric."""
+        family = self._families.get(metric.name)
+        return metric.buckets if family is None else family.metric.buckets
+
+    def place(self, family: Family, labels: tuple[str, ...], key: object = None) -> int:
+        """Return the first cell of a series, made now if it is new. With `store.lock` held; then call `settle`.
+
+        Making one may replace `store.cells`, and make all others invalid: then `renewals` has changed.
+
+        Args:
+            family: what `declare` returned.
+            labels: label values, in the order of the metric's labels.
+            key: another key to find the series under in `family.series` from now on.
+
+        Raises:
+            ValueError: too many or too few labels.
+        """
+        index = family.series.get(labels)
+        if index is None:
+            metric = family.metric
+            if len(labels) != len(metric.labels):
+                raise ValueError(f"{metric.name} has the labels {metric.labels}, found the values {labels}")
+            clean = tuple(map(_label, labels))
+            index = family.series.get(clean)
+            if index is None:
+                if family.size >= SERIES_LIMIT:
+                    return self._overflow(family)
+                index = family.series[clean] = self.store.allocate(metric, clean)
+                family.size += 1
+            if clean != labels and key is None:
+                key = labels
+        if key is not None and len(family.series) < SERIES_LIMIT * _ALIASES:
+            family.series[key] = index
+        return index
+
+    def places(self, *wanted: tuple[Family, tuple[str, ...]]) -> list[int]:
+        """Return the first cells of several series, all valid together. As `place` otherwise."""
+        found = [family.series.get(labels) for family, labels in wanted]
+        known = [index for index in found if index is not None]
+        if len(known) == len(found):
+            return known
+        before = self.renewals
+        placed = [self.place(family, labels) for family, labels in wanted]
+        if self.renewals != before:
+            placed = [self.place(family, labels) for family, labels in wanted]
+        return placed
+
+    def settle(self) -> None:
+        """Count and report what went over its limit. Without `store.lock` held."""
+        over, self.overflowed = self.overflowed, []
+        for family in over:
+            if family.metric is not names.TOCSIN_DROPPED:
+                self.dropped("metrics", "series_limit")
+            self.report(
+                family,
                 "%s has %d series; new ones are counted under %s. Look for a route or label made from user input.",
-                metric.name,
+                family.metric.name,
                 SERIES_LIMIT,
                 OTHER,
             )
 
+    def report(self, what: object, message: str, *arguments: object) -> None:
+        """Log a warning, the first time it is about this."""
+        if what not in self._reported:
+            self._reported.add(what)
+            _log.warning(message, *arguments)
 
-_by_registry: WeakKeyDictionary[CollectorRegistry, Families] = WeakKeyDictionary()
+    def _overflow(self, family: Family) -> int:
+        labels = (OTHER,) * len(family.metric.labels)
+        index = family.series.get(labels)
+        if index is None:
+            index = family.series[labels] = self.store.allocate(family.metric, labels)
+        self.overflowed.append(family)
+        return index
+
+    def _usable(self, metric: names.Metric) -> Family | None:
+        try:
+            return self.declare(metric)
+        except NameTakenError as error:
+            if metric is not names.TOCSIN_DROPPED:
+                self.dropped("metrics", "name_taken")
+            self.report(metric.name, "not counted: %s", error)
+            return None
+
+    def _claim(self, metric: names.Metric) -> None:
+        registry = self._registry()
+        if registry is None:
+            return
+        self._undescribed = (metric,)
+        try:
+            registry.register(self)  # once more: it takes the names that `describe` gives, on top of those it has
+        except ValueError as error:
+            raise NameTakenError(
+                f"the registry already has a metric named like {metric.name} ({error}). "
+                "Rename or unregister that one, or give this application its own registry."
+            ) from error
+        finally:
+            self._undescribed = ()
+
+    def shared(self) -> bool:
+        """Whether several processes count here, each of which can show the sum."""
+        store = self.store
+        if not isinstance(store, SharedStore):
+            return False
+        with store.lock:
+            return store.joined()
+
+    def _forget(self) -> None:
+        self.renewals += 1
+        for family in self._families.values():
+            family.forget()
+
+    # --- as a collector -----------------------------------------------------------------------------------------------
+
+    def register(self, registry: CollectorRegistry) -> None:
+        """Become a collector of this registry."""
+        registry.register(self)
+        self._registry = weakref.ref(registry)
+
+    def describe(self) -> Iterable[PrometheusMetric]:
+        """Return the family that is being declared: the registry checks its names for clashes."""
+        return [Shown(metric, (), {}) for metric in self._undescribed]
+
+    def collect(self) -> Iterator[PrometheusMetric]:
+        """Yield all families with what was counted up to now."""
+        self.refresh()
+        with self.store.lock:
+            readings = self.store.readings()
+        grouped: dict[str, list[Reading]] = {name: [] for name in list(self._families)}
+        for reading in readings:
+            grouped.setdefault(reading.metric.name, []).append(reading)
+        for name, found in grouped.items():
+            # What only other workers count is declared here too.
+            family = self._families.get(name) or self._usable(found[0].metric)
+            if family is not None:
+                yield Shown(family.metric, _fitting(family.metric, found), family.templates)
+
+    def refresh(self) -> None:
+        """Have gauges set by what `before_collect` was given. Done before each scrape; never raises."""
+        for callback in list(self._callbacks):
+            try:
+                callback(self)
+            except Exception as error:  # a pool that was closed, a file that is gone
+                self.dropped("metrics", "before_collect")
+                self.report(callback, "values were not refreshed before a scrape: %r; counted from now on", error)
+        for labels in list(self._targets):  # each time: a forked worker begins without
+            self.set(names.TARGET_INFO, *labels, value=1.0)
+
+    def renew_locks(self) -> None:
+        """After a fork, in the child: a lock that another thread held would never be released."""
+        self._declaring = threading.Lock()
+        if isinstance(self.store, HeapStore):
+            self.store.lock = threading.RLock()
+
+
+def _fitting(metric: names.Metric, readings: list[Reading]) -> list[Reading]:
+    """Leave out what another worker counts under the same name in another shape, as before a change of buckets."""
+    fits: dict[int, bool] = {id(metric): True}
+    for found in {id(reading.metric): reading.metric for reading in readings}.values():
+        fits[id(found)] = all(getattr(found, what) == getattr(metric, what) for what in _SHAPE)
+    return readings if all(fits.values()) else [reading for reading in readings if fits[id(reading.metric)]]
+
+
+def _label(value: object) -> str:
+    """Return a label value as text that can be encoded: halves of surrogate pairs are joined or replaced."""
+    text = value if isinstance(value, str) else str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+_by_registry: weakref.WeakKeyDictionary[CollectorRegistry, Families] = weakref.WeakKeyDictionary()
 _by_registry_lock = threading.Lock()
+_hooks: list[Callable[[], None]] = []
 
 
-def families_of(registry: CollectorRegistry | None = None, bounds: tuple[float, ...] | None = None) -> Families:
-    """Return the families of a registry (default: prometheus_client's REGISTRY), registered on first use.
-
-    Raises:
-        ValueError: the registry has these families with other buckets, or other metrics of these names.
-    """
+def families_of(registry: CollectorRegistry | None = None) -> Families:
+    """Return the families of a registry (default: prometheus_client's REGISTRY), registered on first use."""
     registry = REGISTRY if registry is None else registry
-    with _by_registry_lock:
-        families = _by_registry.get(registry)
-        if families is None:
-            families = Families(bounds or DURATION.buckets, target_info=not registry.get_target_info())
-            registry.register(families)
-            _by_registry[registry] = families
-        elif bounds is not None and bounds != families.bounds:
-            raise ValueError(
-                f"buckets={bounds} was asked for, but this registry already has {DURATION.name} "
-                f"with {families.bounds}. Give the same buckets, or give this application its own registry."
-            )
+    families = _by_registry.get(registry)
+    if families is None:
+        with _by_registry_lock:
+            families = _by_registry.get(registry)
+            if families is None:
+                if not _hooks:
+                    _hooks.append(_after_fork)
+                    os.register_at_fork(after_in_child=_after_fork)
+                families = Families(store_for(registry=registry))
+                families.register(registry)
+                _by_registry[registry] = families
     return families
+
+
+def existing_families(registry: object) -> Families | None:
+    """Return the families of a registry if it has some; None also for what is no CollectorRegistry."""
+    return _by_registry.get(registry) if isinstance(registry, CollectorRegistry) else None
+
+
+def _after_fork() -> None:
+    global _by_registry_lock  # noqa: PLW0603
+    _by_registry_lock = threading.Lock()
+    for families in list(_by_registry.values()):
+        families.renew_locks()

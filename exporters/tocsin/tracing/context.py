@@ -1,26 +1,34 @@
 """W3C trace context: parse what comes in, name what happens here, and say it to what is called.
 
-tocsin makes no spans of its own yet: it carries the context on and writes the ids into logs and exemplars. Where an
-OpenTelemetry span is current, that span's ids win, so that logs and traces point at each other.
-Source: W3C Trace Context Level 1, https://www.w3.org/TR/trace-context/
+Where an OpenTelemetry span is current, that span's ids win, so that logs and traces point at each other.
+Sources: W3C Trace Context Level 1, https://www.w3.org/TR/trace-context/, W3C Baggage, https://www.w3.org/TR/baggage/
 """
 
 from __future__ import annotations
 
-import random
+import re
 import sys
 from collections.abc import Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
+
+from tocsin.tracing.ids import fresh_ids, fresh_span_id
+
+API = "opentelemetry.trace"
+"""The module whose presence in `sys.modules` says that somebody in this process uses OpenTelemetry."""
 
 _LENGTH = 55
 _DASH = ord("-")
 _HEXADECIMAL = b"0123456789abcdef"
 _ODD = frozenset(b"13579bdf")
 _TRACESTATE_LIMIT = 512
+_BAGGAGE_LIMIT = 8192
 _NO_TRACE = "0" * 32
 _NO_SPAN = "0" * 16
-_bits = random.getrandbits
 _SERVER_KIND = "SERVER"
+_MEMBER = r"[a-z0-9][a-z0-9_*/@-]{0,255}=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
+_STATE = re.compile(rf"[ \t]*(?:{_MEMBER})?[ \t]*(?:,[ \t]*(?:{_MEMBER})?[ \t]*)*")
+_BAGGAGE = re.compile(r"[\x20-\x7e\t]*")
 
 
 @dataclass(slots=True)
@@ -35,6 +43,10 @@ class Trace:
     """Whether somebody up or down the line records this trace."""
     state: str = ""
     """The `tracestate` header as it came, at most 512 characters."""
+
+
+ACTIVE: ContextVar[Trace | None] = ContextVar("tocsin_span", default=None)
+"""The innermost open span of ours, where OpenTelemetry is not loaded; where it is, its own context has it."""
 
 
 def parse_traceparent(value: bytes) -> tuple[str, str, bool] | None:
@@ -70,43 +82,61 @@ def begin(headers: Iterable[tuple[bytes, bytes]]) -> Trace:
         if name == b"traceparent":
             parent = value if parent is None else b""
     found = parse_traceparent(parent) if parent else None
-    # Never 0 for a whole id: that means "no id" to every reader.
-    span_id = "%016x" % (_bits(64) or 1)
     if found is None:
-        return Trace("%032x" % (_bits(128) or 1), span_id, True)
-    return Trace(found[0], span_id, found[2], _state(headers))
+        ids = fresh_ids()
+        return Trace(ids[:32], ids[32:], True)
+    return Trace(found[0], fresh_span_id(), found[2], state_of(headers))
 
 
-def _state(headers: Iterable[tuple[bytes, bytes]]) -> str:
+def state_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return the `tracestate` headers as one, or "" if there is none, or none that is valid and fits."""
     state = b",".join([value for name, value in headers if name == b"tracestate"]).decode("latin-1")
-    return state if len(state) <= _TRACESTATE_LIMIT else ""
+    if not state:
+        return ""
+    return state if len(state) <= _TRACESTATE_LIMIT and _STATE.fullmatch(state) else ""
+
+
+def baggage_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return the `baggage` headers as one, or "" if there is none, or none that is valid and fits."""
+    baggage = b",".join([value for name, value in headers if name == b"baggage"]).decode("latin-1")
+    return baggage if len(baggage) <= _BAGGAGE_LIMIT and _BAGGAGE.fullmatch(baggage) else ""
 
 
 def active_span() -> Trace | None:
-    """Return the ids of the OpenTelemetry span that is current, or None; never imports OpenTelemetry itself."""
-    otel = sys.modules.get("opentelemetry.trace")
-    if otel is None:
-        return None
-    context = otel.get_current_span().get_span_context()
-    if not context.is_valid:
-        return None
-    return Trace(
-        f"{context.trace_id:032x}",
-        f"{context.span_id:016x}",
-        context.trace_flags.sampled,
-        context.trace_state.to_header(),
-    )
+    """Return the ids of the span that is current, ours or OpenTelemetry's, or None; never imports OpenTelemetry.
+
+    Where the span is ours, it is the span itself that is returned.
+    """
+    otel = sys.modules.get(API)
+    if otel is not None:
+        span = otel.get_current_span()
+        if isinstance(span, Trace):
+            return span
+        context = span.get_span_context()
+        if context.is_valid:
+            return Trace(
+                f"{context.trace_id:032x}",
+                f"{context.span_id:016x}",
+                context.trace_flags.sampled,
+                context.trace_state.to_header(),
+            )
+    return ACTIVE.get()
 
 
 def server_span() -> Trace | None:
-    """Return the ids of the OpenTelemetry server span around the end of an answer, or None.
+    """Return the ids of the server span around the end of an answer, or None.
 
     The contrib ASGI instrumentation makes a span for each `send`; its parent is the server span.
     """
     trace = active_span()
     if trace is None:
         return None
-    span = sys.modules["opentelemetry.trace"].get_current_span()
+    if type(trace) is not Trace:  # ours, which know the first span of this process in their trace
+        return getattr(trace, "root", None) or trace
+    otel = sys.modules.get(API)
+    if otel is None:
+        return trace
+    span = otel.get_current_span()
     parent = getattr(span, "parent", None)
     kind = getattr(getattr(span, "kind", None), "name", _SERVER_KIND)
     if kind != _SERVER_KIND and parent is not None and not parent.is_remote:
@@ -115,8 +145,43 @@ def server_span() -> Trace | None:
 
 
 def headers_of(trace: Trace) -> dict[str, str]:
-    """Return the W3C headers that make a called service part of this trace."""
-    headers = {"traceparent": f"00-{trace.trace_id}-{trace.span_id}-{'01' if trace.sampled else '00'}"}
-    if trace.state:
-        headers["tracestate"] = trace.state
-    return headers
+    """Return the headers that make a called service part of this trace: W3C's, or what OTEL_PROPAGATORS says."""
+    return propagation.write(trace)
+
+
+class _Propagation:
+    """Which headers carry a trace in and out: of the process, for `OTEL_PROPAGATORS` is."""
+
+    def __init__(self) -> None:
+        self.names = frozenset(("tracecontext", "baggage"))
+
+    def write(self, trace: Trace) -> dict[str, str]:
+        """Return the headers for a call that is made inside of this trace."""
+        headers: dict[str, str] = {}
+        if "tracecontext" in self.names:
+            headers["traceparent"] = f"00-{trace.trace_id}-{trace.span_id}-{'01' if trace.sampled else '00'}"
+            if trace.state:
+                headers["tracestate"] = trace.state
+        if "baggage" in self.names:
+            baggage = _current_baggage(trace)
+            if baggage:
+                headers["baggage"] = baggage
+        if not self.names <= {"tracecontext", "baggage", "none"}:
+            api = sys.modules.get("opentelemetry.propagate")
+            if api is not None:
+                api.inject(headers)
+        return headers
+
+
+def _current_baggage(trace: Trace) -> str:
+    """Return what OpenTelemetry's context has, for the application may have added to it; without one what came in."""
+    api = sys.modules.get("opentelemetry.baggage.propagation")
+    if api is not None:
+        carrier: dict[str, str] = {}
+        api.W3CBaggagePropagator().inject(carrier)
+        return carrier.get("baggage", "")
+    server = getattr(trace, "root", trace)
+    return str(getattr(server, "baggage", ""))
+
+
+propagation = _Propagation()

@@ -1,0 +1,3 @@
+export default async function Item({ params }: { params: Promise<{ item: string }> }) {
+  return <h1>Item {(await params).item}</h1>;
+}

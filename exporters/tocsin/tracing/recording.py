@@ -1,0 +1,137 @@
+"""What is said about a span while it is open, cleaned so that it may be exported."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from tocsin.redact import REDACTED, Redactor
+from tocsin.request import error_name
+
+if TYPE_CHECKING:
+    from tocsin.tracing.spans import Span
+
+KINDS = {"internal": 1, "server": 2, "client": 3, "producer": 4, "consumer": 5}
+"""Kinds of spans, numbered as OTLP numbers them."""
+
+UNSET, OK, ERROR = 0, 1, 2
+"""Status codes, as OTLP numbers them."""
+
+MESSAGE_LIMIT = 8_192
+_STACK_LIMIT = 16_384
+_EVENT_ATTRIBUTES = 128
+
+
+class Sink(Protocol):
+    """Takes spans that are over, and says how much one may hold."""
+
+    redact: Redactor
+    value_limit: int
+    attribute_limit: int
+    event_limit: int
+
+    def put(self, item: Span) -> None:
+        """Take a span; never blocks."""
+
+
+class Scope(NamedTuple):
+    """The library that makes spans: OpenTelemetry's instrumentation scope."""
+
+    name: str
+    version: str = ""
+
+
+OURS = Scope("tocsin")
+
+
+@dataclass(frozen=True, slots=True)
+class SpanEvent:
+    """Something that happened at one instant of a span."""
+
+    at: int
+    """Unix nanoseconds."""
+    name: str
+    attributes: dict[str, object]
+    dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SpanLink:
+    """Another span that this one has to do with."""
+
+    trace_id: str
+    span_id: str
+    state: str
+    attributes: dict[str, object]
+
+
+class Details:
+    """What was said about a span. A server span has this only if the application said something."""
+
+    __slots__ = (
+        "attributes",
+        "code",
+        "dropped_attributes",
+        "dropped_events",
+        "dropped_links",
+        "end",
+        "events",
+        "kind",
+        "links",
+        "message",
+        "name",
+        "recorded",
+        "scope",
+        "start",
+    )
+
+    def __init__(self, name: str, kind: int, scope: Scope, start: int) -> None:
+        self.name = name
+        """Empty: a server span that is named after its route."""
+        self.kind = kind
+        self.scope = scope
+        self.start = start
+        """Unix nanoseconds, as is `end`."""
+        self.end = 0
+        self.attributes: dict[str, object] = {}
+        self.events: list[SpanEvent] = []
+        self.links: list[SpanLink] = []
+        self.dropped_attributes = self.dropped_events = self.dropped_links = 0
+        self.code = UNSET
+        self.message = ""
+        self.recorded: set[int] = set()
+        """Identities of exceptions, so that each is recorded once."""
+
+
+def exception_attributes(error: BaseException, redact: Redactor) -> dict[str, object]:
+    """Return type, message and stack of an exception, redacted."""
+    stack = "".join(traceback.format_exception(error))
+    return {
+        "exception.type": error_name(error),
+        "exception.message": redact.text_of(error)[:MESSAGE_LIMIT],
+        # Redacted before it is cut: the beginning of a secret must not lose what gives it away.
+        "exception.stacktrace": redact.text(stack)[-_STACK_LIMIT:],
+    }
+
+
+def cleaned(key: str, value: object, sink: Sink) -> object:
+    """Return an attribute's value as it may be exported: secrets redacted, of JSON's types only, texts cut."""
+    redact = sink.redact
+    if redact.is_secret(str(key)):
+        return REDACTED
+    if isinstance(value, list | tuple):
+        return [cleaned("", item, sink) for item in value]
+    found = redact.value(value)
+    limit = sink.value_limit
+    return f"{found[:limit]}..." if isinstance(found, str) and len(found) > limit else found
+
+
+def cleaned_all(attributes: Mapping[str, Any] | None, sink: Sink) -> tuple[dict[str, object], int]:
+    """Return attributes of an event or link as they may be exported, and how many were too many."""
+    if not attributes:
+        return {}, 0
+    pairs = list(attributes.items())
+    kept = {str(key): cleaned(key, value, sink) for key, value in pairs[:_EVENT_ATTRIBUTES] if value is not None}
+    return kept, max(0, len(pairs) - _EVENT_ATTRIBUTES)
