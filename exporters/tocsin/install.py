@@ -93,8 +93,8 @@ def instrument(
         ModuleNotFoundError: `traces="opentelemetry"` without its package; the message says how to install it.
         OSError: `log_file` cannot be opened.
     """
-    existing = getattr(_holder(app), _MARK, None)
-    if isinstance(existing, Instrumentation) and existing.active:
+    existing = instrumentation_of(app)
+    if existing is not None and existing.active:
         return app
     install = _way_of(app)
     watched = settings.paths(exclude, metrics_path if metrics else None)
@@ -155,8 +155,8 @@ def uninstrument(app: App) -> App:
 
     What was counted stays in the registry. An application that is not instrumented is returned as it is.
     """
-    instrumentation = getattr(_holder(app), _MARK, None)
-    if not isinstance(instrumentation, Instrumentation):
+    instrumentation = instrumentation_of(app)
+    if instrumentation is None:
         return app
     instrumentation.close()
     if instrumentation.http is not None:
@@ -169,6 +169,12 @@ def uninstrument(app: App) -> App:
         if framework.claims(app):
             return cast("App", framework.remove(app))
     return cast("App", getattr(app, "app", app))
+
+
+def instrumentation_of(app: object) -> Instrumentation | None:
+    """Return what `instrument` made of an application, or None."""
+    found = getattr(_holder(app), _MARK, None)
+    return found if isinstance(found, Instrumentation) else None
 
 
 def _watch(families: Families) -> None:

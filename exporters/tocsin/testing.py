@@ -1,21 +1,51 @@
-"""For tests of instrumented applications: own registries, captured lines, and a client that needs no server."""
+"""For tests of instrumented applications: what was counted, logged and traced, and a client that needs no server.
+
+with tocsin.testing.recorded(app) as seen:
+client.get("/items/7")
+assert seen.requests == {("GET", "/items/{item}", "200"): 1}
+assert seen.lines.access[0]["http.route"] == "/items/{item}"
+assert [span["name"] for span in seen.spans] == ["GET /items/{item}"]
+"""
 
 from __future__ import annotations
 
 import asyncio
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from tocsin.asgi import ASGIApp, Message
+from tocsin.install import instrument, instrumentation_of, uninstrument
 from tocsin.logs.configure import reset_logs
+from tocsin.metrics.families import Families, families_of
 from tocsin.names import HTTP_SERVER_ACTIVE_REQUESTS, HTTP_SERVER_REQUEST_DURATION, TOCSIN_DROPPED, Field
+from tocsin.redact import DEFAULT, Redactor
+from tocsin.tracing.console import described
+from tocsin.tracing.export import Exporter
+from tocsin.tracing.otlp import Item
+from tocsin.tracing.settings import TraceSettings, trace_settings
+from tocsin.tracing.testing import reset_tracing
+from tocsin.tracing.tracer import RequestTracer
 
-__all__ = ["Answer", "Capture", "active", "call", "counted", "dropped", "fresh_registry", "reset_logs", "seconds"]
+__all__ = [
+    "Answer",
+    "Capture",
+    "Recorded",
+    "active",
+    "call",
+    "counted",
+    "dropped",
+    "fresh_registry",
+    "recorded",
+    "reset_logs",
+    "reset_tracing",
+    "seconds",
+]
 
 
 def fresh_registry() -> CollectorRegistry:
@@ -40,6 +70,75 @@ class Capture(io.BytesIO):
     def application(self) -> list[dict[str, Any]]:
         """All other lines."""
         return [event for event in self.events if not str(event.get(Field.DATASET, "")).endswith(".access")]
+
+
+class _Spans(Exporter):
+    """Keeps spans instead of exporting them."""
+
+    def __init__(self, settings: TraceSettings, families: Families, redact: Redactor) -> None:
+        super().__init__(settings, families, redact)
+        self.items: list[Item] = []
+
+    def put(self, item: Item) -> None:
+        """Keep a span that is over."""
+        self.items.append(item)
+
+
+@dataclass(slots=True)
+class Recorded:
+    """What was recorded of an application inside of a `with recorded(app)` block, and stays to be looked at."""
+
+    app: Any
+    """The application, wrapped if it is of a kind that is."""
+    registry: CollectorRegistry
+    """Its own: counts begin at zero."""
+    lines: Capture
+    _spans: _Spans
+
+    @property
+    def requests(self) -> dict[tuple[str, str, str], int]:
+        """How many requests were counted, by (method, route, status)."""
+        return counted(self.registry)
+
+    @property
+    def spans(self) -> list[dict[str, Any]]:
+        """The spans that are over, in that order.
+
+        Of each: name, kind, trace_id, span_id, parent_id ("" if it began the trace), start and end in Unix
+        nanoseconds, attributes, status (unset, ok, error), message, and where there are any events.
+        """
+        return [described(item, self._spans.redact) for item in self._spans.items]
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """Return one sample of a metric, or None: `seen.value("orders_total", kind="gift")`."""
+        return self.registry.get_sample_value(name, labels)
+
+
+@contextmanager
+def recorded(app: Any, **options: Any) -> Iterator[Recorded]:
+    """Instrument an application for the length of a test, with a registry, a log and a list of spans of its own.
+
+    Args:
+        app: not instrumented yet.
+        options: those of `tocsin.instrument`, but `registry` and `log_stream`.
+
+    Raises:
+        ValueError: the application is instrumented already: its metrics would be counted elsewhere.
+    """
+    registry, lines = fresh_registry(), Capture()
+    instrumented = instrument(app, registry=registry, log_stream=lines, **options)
+    instrumentation = instrumentation_of(instrumented)
+    if instrumentation is None or instrumentation.families is not families_of(registry):
+        raise ValueError("the application is instrumented already; tocsin.uninstrument(app) it first")
+    settings = trace_settings(None, None, None, {})
+    redact = DEFAULT if instrumentation.pipeline is None else instrumentation.pipeline.redactor
+    spans = _Spans(settings, instrumentation.families, redact)
+    if isinstance(instrumentation.tracer, RequestTracer):
+        instrumentation.tracer.send_to(spans)
+    try:
+        yield Recorded(instrumented, registry, lines, spans)
+    finally:
+        uninstrument(instrumented)
 
 
 @dataclass(slots=True)

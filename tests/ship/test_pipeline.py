@@ -192,7 +192,12 @@ async def test_operators_find_the_usual_endpoints(bench: Workbench) -> None:
         for path in ("/-/healthy", "/-/ready"):
             assert (await running.http.get(path)).status_code == 200
         await eventually(lambda: running.metric("tocsin_ship_read_total", input=str(bench.log)) == 1)
-        page = (await running.http.get("/metrics")).text
+
+        async def page_with_a_retry() -> str:
+            text = (await running.http.get("/metrics")).text
+            return text if "tocsin_ship_retried_total{" in text else ""
+
+        page = await eventually(page_with_a_retry)
     for name in ("read_total", "acked_total", "retried_total", "lag_bytes", "lag_seconds"):
         assert f"tocsin_ship_{name}{{" in page
     assert 'tocsin_ship_acked_total{output="logstash_tcp"} 0.0' in page

@@ -95,6 +95,7 @@ async def test_who_signed_in_may_order(counter: Counter) -> None:
     await counter.sign_in("ann")
     assert await counter.status("POST", "/checkout") == 201
     assert (await counter.client.get("/account", headers=counter.headers)).json() == {"user": "ann"}
+    assert tocsin.force_flush()  # lines are written in batches
     lines = [json.loads(line) for line in counter.log_file.read_text(encoding="utf-8").splitlines()]
     (order,) = [line for line in lines if line["message"] == "order placed"]
     (access,) = [line for line in lines if line["message"] == "POST /checkout 201"]

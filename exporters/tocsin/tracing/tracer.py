@@ -211,6 +211,12 @@ class RequestTracer:
         trace.over = True
         sink.put(facts)
 
+    def send_to(self, exporter: Exporter) -> None:
+        """Hand spans to this exporter from now on, whatever the environment says."""
+        self._exporter = exporter
+        self.exporting = self.receiving = True
+        self._api = None  # decide anew whose spans there are
+
     def close(self, timeout: float = 5.0) -> bool:
         """Export what is queued and end the exporter's thread; requests get ids and headers as before.
 
