@@ -48,6 +48,7 @@ class _Pauses:
             cells = self.cells[info["generation"]]
             cells[bisect_left(names.GC_PAUSE.buckets, seconds)] += 1.0
             cells[-1] += seconds
+            self._started = 0.0  # who is called for the end of a collection only has not seen its beginning
 
     def now(self) -> list[list[float]]:
         """Return a copy of the tally."""

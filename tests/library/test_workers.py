@@ -13,15 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry, values
-from prometheus_client.values import MutexValue
-
 from tocsin import names
 from tocsin.metrics import group
 from tocsin.metrics.families import Families
 from tocsin.metrics.shared import SharedStore
 from tocsin.metrics.store import HeapStore
-from tocsin.metrics.workers import collectors, store_for
+from tocsin.metrics.workers import store_for
 
 PRELUDE = '''
 import json, multiprocessing, os, resource, shutil, signal, subprocess, sys, threading, time
@@ -93,18 +90,26 @@ def run(tmp_path: Path) -> Run:
 # --- one process --------------------------------------------------------------------------------------------------
 
 
-def test_a_process_by_itself_shares_nothing() -> None:
+def test_a_process_by_itself_shares_nothing(run: Run) -> None:
     """Without other workers cells are a list, prometheus_client is untouched, and no file is made."""
-    registry = CollectorRegistry()
-    store = store_for("alone", registry, {})
-    families = Families(store)
-    families.register(registry)
-    families.add(names.AUTH_FAILURES, "expired")
-    assert isinstance(store.cells, list)
-    assert not store.sharing
-    assert values.ValueClass is MutexValue
-    assert collectors(registry) == [families]
-    assert not list(group.root().glob(group.folders_of(os.getpid())))
+    result = run(
+        """
+        from prometheus_client import values
+        families = families_of()
+        families.add(names.AUTH_FAILURES, "expired")
+        subprocess.run(["true"], check=True)
+        page()
+        loaded = [name for name in sys.modules if name.startswith("tocsin.metrics.")]
+        give(cells=type(families.store.cells).__name__, sharing=families.store.sharing,
+             value=values.ValueClass.__name__, loaded=loaded, files=files(),
+             same=workers.collectors(REGISTRY) == list(REGISTRY._collector_to_names))
+        """
+    )
+    assert (result["cells"], result["value"], result["files"]) == ("list", "MutexValue", [])
+    assert not result["sharing"]
+    assert result["same"]
+    # What only several workers need is not even loaded: it would take time at every start.
+    assert not {"adopt", "joint", "jointpage", "segment", "merge"} & {name.split(".")[2] for name in result["loaded"]}
 
 
 @pytest.mark.parametrize("value", ["off", "OFF", "0", "false", "no"])

@@ -6,17 +6,19 @@ import gzip
 import logging
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from time import perf_counter
-from typing import Protocol
+from typing import Protocol, cast
 from weakref import WeakKeyDictionary
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import InfoMetricFamily
 from prometheus_client.metrics_core import Metric as PrometheusMetric
+from prometheus_client.registry import Collector
 
 from tocsin.metrics import foreign
-from tocsin.metrics.families import existing_families
+from tocsin.metrics.families import Families, existing_families
 from tocsin.metrics.foreign import Format
 from tocsin.metrics.workers import collectors
 
@@ -79,7 +81,7 @@ def _by_weight(accept: str) -> list[str]:
     prometheus_client looks at their order only; Prometheus and its relatives send weights.
     """
     found = []
-    for part in accept.split(","):
+    for part in accept.lower().split(","):
         weight = 1.0
         kept = []
         for parameter in part.split(";"):
@@ -109,8 +111,7 @@ def page(
     began = perf_counter()
     request_headers = list(request_headers)
     shape = negotiate(header(request_headers, b"accept"))
-    shown = registry.restricted_registry(names) if names and isinstance(registry, CollectorRegistry) else registry
-    body = render(shown, shape)
+    body = render(registry, shape, frozenset(names))
     headers = [(b"content-type", shape.content_type.encode("latin-1")), (b"vary", b"accept, accept-encoding")]
     if accepts_gzip(header(request_headers, b"accept-encoding")):
         body = gzip.compress(body, _GZIP_LEVEL, mtime=0)
@@ -125,13 +126,21 @@ def is_slow(registry: Registry) -> bool:
     return _took.get(registry, _SLOW) >= _SLOW
 
 
-def render(registry: Registry, shape: Format) -> bytes:
-    """Return all families of a registry in a format. What a collector fails to give is left out, counted and logged."""
+def render(registry: Registry, shape: Format, names: frozenset[str] = frozenset()) -> bytes:
+    """Return all families of a registry in a format. What a collector fails to give is left out, counted and logged.
+
+    Args:
+        registry: what to show.
+        shape: the format.
+        names: only these samples; default: all.
+    """
     parts: list[str] = []
     for collector in _collectors(registry):
+        if names and not _may_have(registry, collector, names):
+            continue
         try:
             # Family by family: what came before a failure stays.
-            for text in foreign.texts(collector, shape):
+            for text in foreign.texts(_Named(collector, names) if names else collector, shape):
                 parts.append(text)  # noqa: PERF402
         except Exception as error:  # a collector of the application's own
             _failed(registry, collector, error)
@@ -143,6 +152,28 @@ def render(registry: Registry, shape: Format) -> bytes:
 def _collectors(registry: Registry) -> list[Registry]:
     """Return what a registry collects from, so that one of them can fail by itself."""
     return [_Target(registry), *collectors(registry)] if type(registry) is CollectorRegistry else [registry]
+
+
+def _may_have(registry: Registry, collector: Registry, names: frozenset[str]) -> bool:
+    """Whether a collector may give one of these samples: those that told their names are not asked for others."""
+    if not isinstance(registry, CollectorRegistry) or isinstance(collector, Families):
+        return True  # ours has what only other workers count, too
+    told = registry._collector_to_names.get(cast("Collector", collector))
+    return not told or not names.isdisjoint(told)
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A part of what a collector gives. Not prometheus_client's: that would show the numbers of this worker only."""
+
+    collector: Registry
+    names: frozenset[str]
+
+    def collect(self) -> Iterable[PrometheusMetric]:
+        for metric in self.collector.collect():
+            part = metric._restricted_metric(self.names)
+            if part is not None:
+                yield part
 
 
 class _Target:

@@ -32,6 +32,9 @@ SERIES_LIMIT = 2_000
 _ALIASES = 4
 """Keys a family may keep per allowed series: one for the labels, the others for what hot paths look up instead."""
 
+_PATIENCE = 0.2
+"""Seconds to wait for a registry that is busy. It may wait for us: see `Families._claim`."""
+
 _SHAPE = ("buckets", "labels", "kind")
 """What two metrics of one name must have in common."""
 
@@ -75,8 +78,9 @@ class Families(Collector):
         self.renewals = 0
         """How often every place became invalid: making a new one may move all others, when workers begin to share."""
         self._families: dict[str, Family] = {}
-        self._declaring = threading.Lock()
+        self._declaring = threading.RLock()
         self._undescribed: tuple[names.Metric, ...] = ()
+        self._unclaimed: list[names.Metric] = []
         self._registry: Callable[[], CollectorRegistry | None] = lambda: None
         self._targets: dict[tuple[str, ...], None] = {}
         self._callbacks: list[Callable[[Families], None]] = []
@@ -181,7 +185,7 @@ class Families(Collector):
                 family = self._families.get(metric.name)
                 if family is None:
                     self._claim(metric)
-                    family = self._families[metric.name] = Family(metric)
+                    family = self._families.setdefault(metric.name, Family(metric))
         found = family.metric
         if found is not metric:
             for what in _SHAPE:
@@ -281,10 +285,17 @@ class Families(Collector):
         registry = self._registry()
         if registry is None:
             return
+        # The lock of a registry is not reentrant, and this may run in a finalizer, within what holds it.
+        if not registry._lock.acquire(timeout=_PATIENCE):
+            self._unclaimed.append(metric)
+            return
+        registry._lock.release()
         self._undescribed = (metric,)
         try:
-            registry.register(self)  # once more: it takes the names that `describe` gives, on top of those it has
+            self.register(registry)  # once more: it takes the names that `describe` gives, on top of those it has
         except ValueError as error:
+            if metric.name in self._families:  # a finalizer was faster
+                return
             raise NameTakenError(
                 f"the registry already has a metric named like {metric.name} ({error}). "
                 "Rename or unregister that one, or give this application its own registry."
@@ -309,8 +320,26 @@ class Families(Collector):
 
     def register(self, registry: CollectorRegistry) -> None:
         """Become a collector of this registry."""
+        collectors = registry._collector_to_names
+        taken = collectors.get(self, [])
         registry.register(self)
+        collectors[self] = [*taken, *collectors[self]]  # so that `unregister` gives all names back
         self._registry = weakref.ref(registry)
+
+    def return_to(self, registry: CollectorRegistry) -> None:
+        """Become a collector again of a registry that somebody has emptied, as tests do."""
+        with self._declaring:
+            if self in registry._collector_to_names:
+                return
+            self._undescribed = tuple(family.metric for family in list(self._families.values()))
+            try:
+                self.register(registry)
+            except ValueError as error:
+                self._undescribed = ()
+                self.register(registry)
+                self.report(self, "metrics of the library may be on the page twice: %s", error)
+            finally:
+                self._undescribed = ()
 
     def describe(self) -> Iterable[PrometheusMetric]:
         """Return the family that is being declared: the registry checks its names for clashes."""
@@ -332,6 +361,15 @@ class Families(Collector):
 
     def refresh(self) -> None:
         """Have gauges set by what `before_collect` was given. Done before each scrape; never raises."""
+        while self._unclaimed:
+            metric = self._unclaimed.pop()
+            try:
+                with self._declaring:
+                    self._claim(metric)
+            except NameTakenError as error:
+                self.report(metric.name, "on the page twice: %s", error)
+            if metric in self._unclaimed:  # the registry is busy still
+                break
         for callback in list(self._callbacks):
             try:
                 callback(self)
@@ -343,7 +381,7 @@ class Families(Collector):
 
     def renew_locks(self) -> None:
         """After a fork, in the child: a lock that another thread held would never be released."""
-        self._declaring = threading.Lock()
+        self._declaring = threading.RLock()
         if isinstance(self.store, HeapStore):
             self.store.lock = threading.RLock()
 
@@ -367,7 +405,7 @@ def _label(value: object) -> str:
 
 
 _by_registry: weakref.WeakKeyDictionary[CollectorRegistry, Families] = weakref.WeakKeyDictionary()
-_by_registry_lock = threading.Lock()
+_by_registry_lock = threading.RLock()
 _hooks: list[Callable[[], None]] = []
 
 
@@ -385,6 +423,8 @@ def families_of(registry: CollectorRegistry | None = None) -> Families:
                 families = Families(store_for(registry=registry))
                 families.register(registry)
                 _by_registry[registry] = families
+    if families not in registry._collector_to_names:
+        families.return_to(registry)
     return families
 
 
@@ -395,6 +435,6 @@ def existing_families(registry: object) -> Families | None:
 
 def _after_fork() -> None:
     global _by_registry_lock  # noqa: PLW0603
-    _by_registry_lock = threading.Lock()
+    _by_registry_lock = threading.RLock()
     for families in list(_by_registry.values()):
         families.renew_locks()

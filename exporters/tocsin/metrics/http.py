@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
+import weakref
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -52,8 +54,11 @@ class OtelMetrics:
         self.open: Mapping[str, list[int]] | None = None
         self._pid = os.getpid()
         self._look()
-        families.store.on_renewal(self._look)
-        families.before_collect(self._show_open)
+        # The families outlive this, and must not keep it: applications come and go, in tests by the hundred.
+        look = weakref.WeakMethod(self._look)
+        families.store.on_renewal(lambda: _call(look()))
+        show = functools.partial(_show_open, self._lists, self._shown)
+        weakref.finalize(self, _end, families, show, families.before_collect(show)).atexit = False
 
     def _look(self) -> None:
         """Choose how open requests are counted: where other processes read the cells, only the cells will do."""
@@ -62,14 +67,6 @@ class OtelMetrics:
             for method, count in self._lists.items():
                 count[0] = self._shown[method] = 0
         self.open = None if self._store.in_group or not _atomic() else self._lists
-
-    def _show_open(self, _families: Families) -> None:
-        """Add to the gauge what the lists have counted since the last time."""
-        for method, (now,) in self._lists.items():
-            change = now - self._shown[method]
-            if change:
-                self._shown[method] = now
-                self._families.add(contract.HTTP_SERVER_ACTIVE_REQUESTS, method, amount=float(change))
 
     def started(self, method: str) -> None:
         """Count a request in."""
@@ -126,6 +123,25 @@ class OtelMetrics:
         if labels in self._durations:  # not so above the limit of series
             self._families.place(self._duration, labels, key)
         return index
+
+
+def _call(function: Callable[[], None] | None) -> None:
+    if function is not None:
+        function()
+
+
+def _show_open(lists: Mapping[str, list[int]], shown: dict[str, int], families: Families) -> None:
+    """Add to the gauge what the lists have counted since the last time."""
+    for method, (now,) in lists.items():
+        change = now - shown[method]
+        if change:
+            shown[method] = now
+            families.add(contract.HTTP_SERVER_ACTIVE_REQUESTS, method, amount=float(change))
+
+
+def _end(families: Families, show: Callable[[Families], None], undo: Callable[[], None]) -> None:
+    show(families)  # requests that ended since the last page
+    undo()
 
 
 def _atomic() -> bool:

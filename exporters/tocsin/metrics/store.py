@@ -82,7 +82,8 @@ class HeapStore:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.cells: MutableSequence[float] = []
-        self._series: list[tuple[int, int, Metric, tuple[str, ...]]] = []
+        self._series: dict[tuple[str, tuple[str, ...]], tuple[int, int, Metric, tuple[str, ...]]] = {}
+        self._end = 0
         self._exemplars: dict[int, dict[int, Exemplar]] = {}
 
     @property
@@ -100,10 +101,13 @@ class HeapStore:
 
     def allocate(self, metric: Metric, labels: tuple[str, ...]) -> int:
         """Return the index of the first cell of a new series; its cells are 0."""
-        index, size = len(self.cells), size_of(metric)
-        self.cells.extend([0.0] * size)
-        self._series.append((index, index + size, metric, labels))
-        return index
+        size = size_of(metric)
+        # The garbage collector may run at any call or new list, and what it ends may count in here, under the lock that
+        # this thread has. So cells are taken without a call in between, and a series that is there by now stays.
+        index = self._end
+        self._end = end = index + size
+        self.cells.extend([0.0] * (end - len(self.cells)))
+        return self._series.setdefault((metric.name, labels), (index, end, metric, labels))[0]
 
     def exemplify(self, index: int, bucket: int, exemplar: Exemplar) -> None:
         """Keep the latest exemplar of a bucket of the series that begins at this index."""
@@ -114,7 +118,7 @@ class HeapStore:
         cells, exemplars = self.cells, self._exemplars
         return [
             Reading(metric, labels, list(cells[index:end]), dict(exemplars[index]) if index in exemplars else _NONE)
-            for index, end, metric, labels in self._series
+            for index, end, metric, labels in list(self._series.values())
         ]
 
     def on_renewal(self, forget: Callable[[], None]) -> None:

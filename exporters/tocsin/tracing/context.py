@@ -22,6 +22,8 @@ _DASH = ord("-")
 _HEXADECIMAL = b"0123456789abcdef"
 _ODD = frozenset(b"13579bdf")
 _TRACESTATE_LIMIT = 512
+_MEMBER_LIMIT = 32
+_LONG_MEMBER = 128
 _BAGGAGE_LIMIT = 8192
 _NO_TRACE = "0" * 32
 _NO_SPAN = "0" * 16
@@ -42,7 +44,7 @@ class Trace:
     sampled: bool
     """Whether somebody up or down the line records this trace."""
     state: str = ""
-    """The `tracestate` header as it came, at most 512 characters."""
+    """The `tracestate` header as it came, or the first 512 characters' worth of it."""
 
 
 ACTIVE: ContextVar[Trace | None] = ContextVar("tocsin_span", default=None)
@@ -89,11 +91,26 @@ def begin(headers: Iterable[tuple[bytes, bytes]]) -> Trace:
 
 
 def state_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """Return the `tracestate` headers as one, or "" if there is none, or none that is valid and fits."""
+    """Return the `tracestate` headers as one, or "" if there is none, or none that is valid.
+
+    One that is too long is shortened as the standard says: first go members of more than 128 characters, then the last.
+    """
     state = b",".join([value for name, value in headers if name == b"tracestate"]).decode("latin-1")
-    if not state:
+    if len(state) > _TRACESTATE_LIMIT:
+        state = _shortened(state)
+    if not state or not _STATE.fullmatch(state):
         return ""
-    return state if len(state) <= _TRACESTATE_LIMIT and _STATE.fullmatch(state) else ""
+    keys = [member.partition("=")[0].strip() for member in state.split(",") if member.strip()]
+    return state if len(keys) <= _MEMBER_LIMIT and len(set(keys)) == len(keys) else ""
+
+
+def _shortened(state: str) -> str:
+    members = [member.strip() for member in state.split(",")]
+    kept = [member for member in members if 0 < len(member) <= _LONG_MEMBER]
+    size = sum(map(len, kept)) + len(kept) - 1
+    while size > _TRACESTATE_LIMIT:
+        size -= len(kept.pop()) + 1
+    return ",".join(kept)
 
 
 def baggage_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
@@ -180,7 +197,7 @@ def _current_baggage(trace: Trace) -> str:
         carrier: dict[str, str] = {}
         api.W3CBaggagePropagator().inject(carrier)
         return carrier.get("baggage", "")
-    server = getattr(trace, "root", trace)
+    server = getattr(trace, "root", None) or trace
     return str(getattr(server, "baggage", ""))
 
 

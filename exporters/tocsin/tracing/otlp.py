@@ -38,6 +38,9 @@ _HERE = b"\x85\x01\x01\x01\x00\x009"
 _REMOTE = b"\x85\x01\x01\x03\x00\x009"
 _times = Struct("<7sQcQ").pack
 _instant = Struct("<cQ").pack
+_link_flags = Struct("<cI").pack
+_NOT_REMOTE, _IS_REMOTE = 0x100, 0x300
+"""`flags`: it is known whether the span is another process's, and whether it is."""
 _hex = bytes.fromhex
 _NANO = 1_000_000_000
 _CACHED_TEXTS = 1024
@@ -224,6 +227,8 @@ def _link(link: SpanLink) -> bytes:
             _TRACE_ID + _hex(link.trace_id) + _SPAN_ID + _hex(link.span_id),
             delimited(_STATE, text(link.state)) if link.state else b"",
             attributes(b'"', link.attributes),
+            b"(" + varint(link.dropped) if link.dropped else b"",
+            _link_flags(b"5", link.sampled | (_IS_REMOTE if link.remote else _NOT_REMOTE)),
         )
     )
 

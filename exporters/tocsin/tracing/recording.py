@@ -22,6 +22,10 @@ UNSET, OK, ERROR = 0, 1, 2
 MESSAGE_LIMIT = 8_192
 _STACK_LIMIT = 16_384
 _EVENT_ATTRIBUTES = 128
+_ITEM_LIMIT = 4_096
+"""Items of one list; an application may hand over any list that it has."""
+_RECORDED = "__tocsin_recorded__"
+_RECORDED_LIMIT = 16
 
 
 class Sink(Protocol):
@@ -65,6 +69,10 @@ class SpanLink:
     span_id: str
     state: str
     attributes: dict[str, object]
+    dropped: int = 0
+    sampled: bool = False
+    remote: bool = False
+    """Whether it is another process's."""
 
 
 class Details:
@@ -82,7 +90,6 @@ class Details:
         "links",
         "message",
         "name",
-        "recorded",
         "scope",
         "start",
     )
@@ -101,8 +108,20 @@ class Details:
         self.dropped_attributes = self.dropped_events = self.dropped_links = 0
         self.code = UNSET
         self.message = ""
-        self.recorded: set[int] = set()
-        """Identities of exceptions, so that each is recorded once."""
+
+
+def first_told(error: BaseException, span_id: str) -> bool:
+    """Return whether this exception was not told to this span before; from now on it was.
+
+    The exception is marked, not remembered here: its address may soon be another's, and held, it holds its frames.
+    """
+    marks = error.__dict__
+    before = marks.get(_RECORDED, ())
+    if span_id in before:
+        return False
+    # One that is made once and raised for ever does not grow.
+    marks[_RECORDED] = (*before[1 - _RECORDED_LIMIT :], span_id)
+    return True
 
 
 def exception_attributes(error: BaseException, redact: Redactor) -> dict[str, object]:
@@ -122,10 +141,20 @@ def cleaned(key: str, value: object, sink: Sink) -> object:
     if redact.is_secret(str(key)):
         return REDACTED
     if isinstance(value, list | tuple):
-        return [cleaned("", item, sink) for item in value]
-    found = redact.value(value)
-    limit = sink.value_limit
-    return f"{found[:limit]}..." if isinstance(found, str) and len(found) > limit else found
+        value = value[:_ITEM_LIMIT]
+    try:
+        return _cut(redact.value(value), sink.value_limit)
+    except Exception:  # the object's own code ran
+        return f"<unprintable {type(value).__name__}>"
+
+
+def _cut(value: object, limit: int) -> object:
+    """Return a value of JSON's types with no text of more than so many characters."""
+    if isinstance(value, str):
+        return value[:limit]
+    if isinstance(value, list):
+        return [_cut(item, limit) for item in value]
+    return value
 
 
 def cleaned_all(attributes: Mapping[str, Any] | None, sink: Sink) -> tuple[dict[str, object], int]:

@@ -58,7 +58,8 @@ def judge(
         return Verdict(Action.DROP, "refused")
     asked = pause_of(retry_after, now)
     backoff = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(attempt - 1, 16)) * (0.5 + dice / 2)
-    wait = backoff if asked is None else asked + dice * min(1.0, asked / 10)
+    # Never at once, also if asked to: `Retry-After: 0` and a date of the past are no reason to post without a pause.
+    wait = backoff if asked is None else max(asked + dice * min(1.0, asked / 10), min(backoff, FIRST_WAIT))
     if waited + wait > GIVE_UP_AFTER:
         return Verdict(Action.DROP, "unavailable", 0.0 if asked is None else wait)
     return Verdict(Action.RETRY, "unavailable", wait)

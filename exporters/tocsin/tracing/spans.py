@@ -33,6 +33,7 @@ from tocsin.tracing.recording import (
     cleaned,
     cleaned_all,
     exception_attributes,
+    first_told,
 )
 
 if TYPE_CHECKING:
@@ -126,9 +127,9 @@ class Span(Trace):
         if len(detail.links) >= _LINK_LIMIT:
             detail.dropped_links += 1
             return
-        kept, _ = cleaned_all(attributes, self.sink)
-        trace = trace_of(context)
-        detail.links.append(SpanLink(trace.trace_id, trace.span_id, trace.state, kept))
+        kept, lost = cleaned_all(attributes, self.sink)
+        trace, remote = trace_of(context), bool(getattr(context, "is_remote", False))
+        detail.links.append(SpanLink(trace.trace_id, trace.span_id, trace.state, kept, lost, trace.sampled, remote))
 
     def record_exception(
         self,
@@ -140,10 +141,8 @@ class Span(Trace):
         """Note an exception, with message and stack redacted; the same one is noted once."""
         if self.sink is None or self.over:
             return
-        recorded = self.detail().recorded
-        if id(exception) in recorded:
+        if not first_told(exception, self.span_id):
             return
-        recorded.add(id(exception))
         noted = {**exception_attributes(exception, self.sink.redact), **(attributes or {})}
         if escaped:
             noted["exception.escaped"] = "True"
