@@ -19,6 +19,7 @@ import variants
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _WARM_UP = 20_000
+_PORTIONS = 5
 TRACED = 20_000
 """Requests counted by tracemalloc, which slows them several times."""
 
@@ -60,9 +61,15 @@ def worker(name: str, url: str, requests: str) -> None:
             gc.collect()
 
         run(0, _WARM_UP)
-        resident, blocks = _resident(), sys.getallocatedblocks()
-        run(_WARM_UP, count)
-        resident, blocks = _resident() - resident, sys.getallocatedblocks() - blocks
+        blocks = sys.getallocatedblocks()
+        # Resident memory goes up and down by a MiB with what the threads have queued: a trend shows in the lowest
+        # of several looks, early and late.
+        looks = [_resident()]
+        for portion in range(_PORTIONS):
+            run(_WARM_UP + portion * count // _PORTIONS, count // _PORTIONS)
+            looks.append(_resident())
+        half = len(looks) // 2
+        resident, blocks = min(looks[half:]) - min(looks[:half]), sys.getallocatedblocks() - blocks
         tracemalloc.start()
         run(_WARM_UP + count, 2_000)
         before = tracemalloc.get_traced_memory()[0]

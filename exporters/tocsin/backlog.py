@@ -12,6 +12,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any, ClassVar, Generic, TypeVar
 from weakref import WeakSet
 
@@ -19,6 +20,12 @@ from tocsin import lifecycle
 
 BATCH = 64
 SECONDS = 0.2
+
+_PATIENCE = 0.5
+"""Seconds to wait for another thread that is telling.
+
+Not for ever: who drains may hold a lock that the telling needs, as a finalizer does that logs.
+"""
 
 T = TypeVar("T")
 
@@ -50,26 +57,38 @@ class Backlog(Generic[T]):
         elif not _Drainer.awake:
             _Drainer.wake()
 
-    def drain(self) -> None:
-        """Tell everything that waits. Does nothing inside of itself: telling may log, and logging drains."""
-        if not self.items:
-            return
-        with self._draining:
-            if self._depth:
-                return
-            self._depth = 1
-            items = self.items
-            try:
-                while items:
-                    # Counted first: others may add meanwhile, and nobody else takes.
-                    self._tell([items.popleft() for _ in range(len(items))])
-            finally:
-                self._depth = 0
+    def drain(self, patience: float = _PATIENCE) -> bool:
+        """Tell everything that waits, and wait for another thread that is at it; return whether that was done.
+
+        Does nothing inside of itself: telling may log, and logging drains.
+
+        Args:
+            patience: seconds to wait for the other thread.
+        """
+        if not self.items and not self._depth:  # in this order: what was taken out is being told
+            return True
+        if not self._draining.acquire(timeout=patience):
+            return False
+        try:
+            if not self._depth:
+                self._tell_waiting()
+        finally:
+            self._draining.release()
+        return True
+
+    def _tell_waiting(self) -> None:
+        items = self.items
+        self._depth = 1
+        try:
+            while items:
+                # Counted first: others may add meanwhile, and nobody else takes.
+                self._tell([items.popleft() for _ in range(len(items))])
+        finally:
+            self._depth = 0
 
     def flush(self, timeout: float) -> bool:
         """Tell everything that waits; what is told is queued elsewhere, so this takes no time to speak of."""
-        self.drain()
-        return not self.items
+        return self.drain(timeout) and not self.items
 
     def shutdown(self, timeout: float) -> bool:
         """Flush."""
@@ -87,14 +106,16 @@ class _Drainer:
 
     backlogs: ClassVar[WeakSet[Backlog[Any]]] = WeakSet()
     awake = False
-    _due = threading.Event()
+    _due: SimpleQueue[None] = SimpleQueue()
+    """An event's lock could be held by the very thread whose garbage collection ends a request and wakes this."""
     _thread: threading.Thread | None = None
-
+    _knowing = threading.Lock()
     _watches_forks = False
 
     @classmethod
     def know(cls, backlog: Backlog[Any]) -> None:
-        cls.backlogs.add(backlog)
+        with cls._knowing:
+            cls.backlogs.add(backlog)
         if not cls._watches_forks:
             cls._watches_forks = True
             os.register_at_fork(after_in_child=cls.after_fork)
@@ -106,30 +127,33 @@ class _Drainer:
             cls._thread = threading.Thread(target=cls._run, name="tocsin-backlog", daemon=True)
             try:
                 cls._thread.start()
-            except RuntimeError:  # the interpreter is ending: `shutdown` drains
-                cls._thread = None
+            except RuntimeError:  # no more threads, or the interpreter is ending: `shutdown` drains
+                cls._thread, cls.awake = None, False
                 return
-        cls._due.set()
+        cls._due.put(None)
 
     @classmethod
     def _run(cls) -> None:
         pause = threading.Event()
         while True:
-            cls._due.wait()
+            cls._due.get()
             pause.wait(SECONDS)
-            cls._due.clear()
             cls.awake = False  # before draining: what comes now wakes again
-            for backlog in list(cls.backlogs):
-                backlog.drain()
+            drain_all()
+
+    @classmethod
+    def all(cls) -> list[Backlog[Any]]:
+        with cls._knowing:  # a set must not grow while it is walked
+            return list(cls.backlogs)
 
     @classmethod
     def after_fork(cls) -> None:
-        cls.awake, cls._thread, cls._due = False, None, threading.Event()
-        for backlog in list(cls.backlogs):
+        cls.awake, cls._thread, cls._due, cls._knowing = False, None, SimpleQueue(), threading.Lock()
+        for backlog in cls.all():
             backlog.forget()
 
 
 def drain_all() -> None:
     """Tell everything that waits in this process."""
-    for backlog in list(_Drainer.backlogs):
+    for backlog in _Drainer.all():
         backlog.drain()

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary, WeakSet
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from tocsin import runtime, settings
-from tocsin.instrumentation import Instrumentation, Tracer
+from tocsin.instrumentation import HttpMetrics, Instrumentation, Tracer
 from tocsin.integrations import servers
 from tocsin.logs.configure import application_pipeline, service_of
 from tocsin.metrics import exposition
@@ -104,6 +104,7 @@ def instrument(
     resource = trace_settings(service_name, service_version, sample, os.environ)
     registry = REGISTRY if registry is None else registry
     families = families_of(registry)
+    http = _http_metrics(families, names, settings.buckets(buckets), added) if metrics else None
     pipeline = None
     if logs:
         pipeline = application_pipeline(
@@ -119,16 +120,6 @@ def instrument(
     if traces:
         make = foreign_tracer if traces == "opentelemetry" else tracer_for
         tracer = make(resource, families, hidden)
-    http = None
-    if metrics:
-        app_name = added.get("app_name")
-        if names == "starlette_exporter" and isinstance(app_name, str):  # there it is a label already
-            del added["app_name"]
-            http = http_metrics(families, names, settings.buckets(buckets), tuple(added), app_name)
-        else:
-            http = http_metrics(families, names, settings.buckets(buckets), tuple(added))
-        families.describe_target(service_name, service_version)
-        _watch(families)
     instrumentation = Instrumentation(
         families=families,
         paths=watched,
@@ -141,11 +132,19 @@ def instrument(
         personal=tracer is not None or pipeline is not None or registry is not REGISTRY,
         on_startup=functools.partial(_on_startup, families, logs=logs, metrics=metrics),
     )
+    if metrics:
+        families.describe_target(service_name, service_version)
+        _watch(families)
     if logs:
         _quieting.add(instrumentation)
         servers.quiet_access_log()
         servers.adopt_server_log()  # gunicorn's is set up by now; uvicorn's when the application starts
-    app = install(app, instrumentation)
+    try:
+        app = install(app, instrumentation)
+    except BaseException:  # refused halfway, as where a package is missing: nothing of it stays
+        _end(instrumentation)
+        _take_off(app)
+        raise
     setattr(_holder(app), _MARK, instrumentation)
     return app
 
@@ -158,17 +157,36 @@ def uninstrument(app: App) -> App:
     instrumentation = instrumentation_of(app)
     if instrumentation is None:
         return app
+    _end(instrumentation)
+    delattr(_holder(app), _MARK)
+    return _take_off(app)
+
+
+def _end(instrumentation: Instrumentation) -> None:
     instrumentation.close()
     if instrumentation.http is not None:
         _unwatch(instrumentation.families)
     _quieting.discard(instrumentation)
     if instrumentation.pipeline is not None and not _quieting:
         servers.restore_access_log()
-    delattr(_holder(app), _MARK)
+
+
+def _take_off(app: App) -> App:
     for framework in _frameworks():
         if framework.claims(app):
             return cast("App", framework.remove(app))
     return cast("App", getattr(app, "app", app))
+
+
+def _http_metrics(
+    families: Families, names: Names, bounds: tuple[float, ...] | None, added: dict[str, Label]
+) -> HttpMetrics:
+    """Return what counts; takes `app_name` out of the added labels where it is a label already."""
+    app_name = added.get("app_name")
+    if names == "starlette_exporter" and isinstance(app_name, str):
+        del added["app_name"]
+        return http_metrics(families, names, bounds, tuple(added), app_name)
+    return http_metrics(families, names, bounds, tuple(added))
 
 
 def instrumentation_of(app: object) -> Instrumentation | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tocsin.backlog import BATCH, Backlog
+from tocsin.bound import bound
 from tocsin.logs.pipeline import Pipeline
 from tocsin.metrics.families import Families
 from tocsin.request import Facts, Running
@@ -54,8 +55,11 @@ class Tracer(Protocol):
     """Whether other code (OpenTelemetry's instrumentation) makes the server spans inside of ours: the ids of the one
     that is current at the end of the answer (`context.server_span`) are then the request's."""
 
-    def begin(self, headers: Iterable[tuple[bytes, bytes]]) -> Trace:
-        """Return the server span of a request: continued from its headers (lower-case names), or new."""
+    def begin(self, headers: Iterable[tuple[bytes, bytes]], method: str = "", path: str = "") -> Trace:
+        """Return the server span of a request: continued from its headers (lower-case names), or new.
+
+        Method and path are for the sampler of a provider of the application's own.
+        """
 
     def enter(self, trace: Trace, running: Running) -> Token[Any] | None:
         """Make the request current, and its span for the OpenTelemetry API, if that is loaded.
@@ -106,7 +110,10 @@ class Instrumentation:
         if self.pipeline is not None:
             self.pipeline.before_event = self.backlog.drain
         if self.http is not None:
-            self.undo.append(self.families.before_collect(lambda _: self.backlog.drain()))
+            self.undo.append(self.families.before_collect(self._tell_before))
+
+    def _tell_before(self, _families: Families) -> None:
+        self.backlog.drain()
 
     def count(self, facts: Facts) -> Facts:
         """Count a request that is over at once; return its facts, marked as counted."""
@@ -120,6 +127,7 @@ class Instrumentation:
     def close(self) -> None:
         """End it: tell what waits, and let go of what others hold for it. Later calls do nothing."""
         self.active = False
+        self.backlog.limit = 1  # requests that are still open are told as they end: nobody drains for them any more
         self.backlog.drain()
         while self.undo:
             self.undo.pop()()
@@ -130,6 +138,7 @@ class Instrumentation:
 
     def _tell_all(self, ended: list[Facts]) -> None:
         """Tell of requests that went well. One signal after the other: each loop stays in the caches."""
+        bound()  # finds structlog's list of them, if that was loaded since
         if self.http is not None:
             for failure in self.http.ended_all(facts for facts in ended if not facts.counted):
                 self.failed("metrics", "record", failure)

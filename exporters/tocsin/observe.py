@@ -12,8 +12,9 @@ import inspect
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import suppress
+from threading import get_ident
 from time import perf_counter
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, TypeVar, cast, overload
 
 from prometheus_client import CollectorRegistry
@@ -65,8 +66,8 @@ class Observation:
     def __init__(self, operation: str | None, registry: CollectorRegistry | None) -> None:
         self._operation = operation
         self._registry = registry
-        self._open: dict[int, list[_Work]] = {}
-        """By the frame whose `with` block it is."""
+        self._open: dict[FrameType, list[_Work]] = {}
+        """By the frame that entered it. Kept itself, not by its number, which another frame may get meanwhile."""
 
     def __call__(self, function: F) -> F:
         """Return the function, measured."""
@@ -74,41 +75,54 @@ class Observation:
 
     def __enter__(self) -> Span:
         """Begin to measure; what is returned takes what is to be said about the span, if there is one."""
-        return self._enter(id(sys._getframe(1)))
+        return self._enter(sys._getframe(1))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Measure up to here."""
-        self._exit(id(sys._getframe(1)), error)
+        self._exit(sys._getframe(1), error)
 
     async def __aenter__(self) -> Span:
         """Begin to measure, as `__enter__` does."""
-        return self._enter(id(sys._getframe(1)))
+        return self._enter(sys._getframe(1))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Measure up to here."""
-        self._exit(id(sys._getframe(1)), error)
+        self._exit(sys._getframe(1), error)
 
-    def _enter(self, frame: int) -> Span:
+    def _enter(self, frame: FrameType) -> Span:
         if self._operation is None:
             raise ValueError('a block has no name of its own: write `with tocsin.observe("step"):`')
         work = _Work(self._operation, self._registry)
+        work.runner = _runner()
         self._open.setdefault(frame, []).append(work)
         return work.span or _NO_SPAN
 
-    def _exit(self, frame: int, error: BaseException | None) -> None:
-        works = self._open.get(frame)
-        if works is None:  # entered in another frame, as by an ExitStack: the latest
-            if not self._open:
-                return
-            frame, works = next(reversed(self._open.items()))
-        work = works.pop()
+    def _exit(self, frame: FrameType, error: BaseException | None) -> None:
+        entered = frame if frame in self._open else self._elsewhere()
+        works = self._open.get(entered) if entered is not None else None
         if not works:
-            self._open.pop(frame, None)
+            return
+        work = works.pop()
+        if not works and entered is not None:
+            self._open.pop(entered, None)
         work.end(error)
+
+    def _elsewhere(self) -> FrameType | None:
+        """Return the frame that entered what this one leaves, as of an ExitStack: the latest of this thread or task."""
+        entered = [(frame, works[-1].runner) for frame, works in list(self._open.items()) if works]
+        runner = _runner()
+        own = [frame for frame, entered_by in entered if entered_by == runner]
+        return own[-1] if own else entered[-1][0] if entered else None
+
+
+def _runner() -> tuple[int, object]:
+    """Return which thread and task this is."""
+    loop = asyncio._get_running_loop()
+    return get_ident(), None if loop is None else asyncio.current_task(loop)
 
 
 _NO_SPAN = Span("", "", sampled=False)
@@ -117,13 +131,15 @@ _NO_SPAN = Span("", "", sampled=False)
 class _Work:
     """One piece of work, begun when it is made. No method raises."""
 
-    __slots__ = ("_began", "_block", "_families", "_operation", "span")
+    __slots__ = ("_began", "_block", "_families", "_operation", "runner", "span")
 
     def __init__(self, operation: str, registry: CollectorRegistry | None) -> None:
         self._operation = operation
         self._block: _Block | None = None
         self._families: Families | None = None
         self.span: Span | None = None
+        self.runner: tuple[int, object] | None = None
+        """Of a block: the thread and task that entered it."""
         try:
             current = CURRENT.get()
             if current is None:

@@ -1,6 +1,7 @@
 """One HTTP request that this process makes: how long it took, how it ended, and the headers that carry its trace.
 
-Used by the integrations of HTTP clients. A redirect or a retry that the client library makes is a request of its own.
+Used by the integrations of HTTP clients. A redirect is a request of its own. Retries below what is wrapped (urllib3's
+`Retry`, an httpx transport's `retries`) are one request with what they end in.
 The duration ends with the headers of the answer, as OpenTelemetry's client spans do: how fast the application reads the
 body is the application's time.
 """
@@ -8,23 +9,33 @@ body is the application's time.
 from __future__ import annotations
 
 import time
-from collections.abc import MutableMapping
 from typing import Any
 
 from tocsin import names
 from tocsin.metrics.families import Families
 from tocsin.request import current_trace, error_name, label_method, trace_headers
 
+_CARRIED = "_tocsin_traceparent"
+"""The attribute of a request with the header it has from us."""
 
-def carry_trace(families: Families, headers: MutableMapping[str, Any]) -> None:
+
+def carry_trace(families: Families, request: Any) -> None:
     """Add the headers of the trace to those of a request (a mapping that ignores case), unless it has them already.
 
-    OpenTelemetry's own instrumentation replaces them with those of its client span, before or after.
+    A request that is sent again has those of the trace in which it is sent now. OpenTelemetry's own instrumentation
+    replaces them with those of its client span, before or after.
     """
     try:
+        headers = request.headers
+        before = vars(request).pop(_CARRIED, None)
+        if before is not None and headers.get("traceparent") == before:
+            headers.pop("traceparent", None)
+            headers.pop("tracestate", None)
         if "traceparent" not in headers:
             for name, value in trace_headers().items():
                 headers[name] = value
+            if "traceparent" in headers:
+                vars(request)[_CARRIED] = headers["traceparent"]
     except Exception:  # our error is not the application's
         families.dropped("traces", "outgoing_headers")
 

@@ -15,8 +15,8 @@ REDACTED = "[redacted]"
 SECRET_WORDS = frozenset(
     (
         *("apikey", "authorization", "bearer", "cookie", "cookies", "credential", "credentials", "csrf", "jwt"),
-        *("passphrase", "passwd", "password", "pwd", "secret", "secrets", "session", "sessionid", "signature"),
-        *("token", "xsrf"),
+        *("passcode", "passphrase", "passwd", "password", "passwords", "pwd", "secret", "secrets", "session"),
+        *("sessionid", "signature", "token", "xsrf"),
     )
 )
 """A name with one of these words in it is secret: `X-Auth-Token`, `userPassword`, `client_secret`."""
@@ -24,29 +24,47 @@ SECRET_WORDS = frozenset(
 SECRET_NAMES = frozenset(("auth", "code", "otp", "pin", "sid", "sig"))
 """Names that are secret only when they stand alone: `code`, but not `status_code`."""
 
+SECRET_ENDINGS = (
+    *("password", "passwd", "passphrase", "secret", "secretkey", "token", "apikey", "accesskey", "privatekey"),
+    *("sessionid", "sessid"),
+)
+"""A word that ends like this is secret too: `csrftoken`, `dbpassword`. Digits after a word are nothing: `password2`."""
+
 SECRET_PHRASES = ("_api_key_", "_access_key_", "_private_key_", "_session_id_")
 
 _DEPTH_LIMIT = 8
+_TEXT_DEPTH_LIMIT = 3
 _INTEGER_LIMIT = 2**63
 _VERDICTS_LIMIT = 4096
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
 
 # A quote that is never closed (a cut text) hides everything after it. Nothing in here can run long: lengths are
 # bounded, and where the text is open-ended the match does not give back.
+_ESCAPED = r"""(?P<open>\\{1,7}["'])(?s:(?!(?<!\\)(?P=open)).)*+(?P=open)?"""
 _QUOTED = r""""(?s:[^"\\]|\\.?)*+"?|'(?s:[^'\\]|\\.?)*+'?"""
 _NAME = r"[\w.%-]{1,64}"
-_PAIR = re.compile(rf"""(?<![\w.%-])({_NAME})( ?= ?)({_QUOTED}|[^&\s#;,"']+)""")
-_ITEM = re.compile(
-    rf"""(?:\(b?(["'])({_NAME})\1,[ ]?|(["'])({_NAME})\3[ ]{{0,4}}:\s{{0,4}})(b?(?:{_QUOTED})|[^\s,;{{}}\[\]()"']+)"""
+# In a query a value ends with `&` or `#`; elsewhere also with a comma or semicolon that a space or a pair follows.
+_PAIR = re.compile(
+    rf"""(?:(?<=([?&]))|(?<![\w.%-]))({_NAME}(?:\[\w{{0,40}}\]){{0,3}})([ ]{{0,4}}=>?[ ]{{0,4}})"""
+    rf"""({_ESCAPED}|{_QUOTED}|(?i:basic|bearer)[ ]+[^&\s#;,"']+|"""
+    rf"""(?(1)(?:[^&\s#"']|["'](?=\w))+|(?:[^&\s#;,"']|["'#](?=\w)|[;,](?=[^\s"'&;,])(?!{_NAME}[ ]?=))+))"""
 )
-_ITEM_HINT = re.compile(r"""["'] {0,4}:|\(b?["']""")
+_ENCODED_PAIR = re.compile(
+    r"""((?:%(?:25){0,3}(?:3F|26))|(?<![\w.%-]))([\w.-]{1,64})(%(?:25){0,3}3D)(?:(?!%(?:25){0,3}26)[^&\s"'#])+""",
+    re.IGNORECASE,
+)
+_ITEM = re.compile(
+    rf"""(?:\(b?(\\{{0,7}}["'])({_NAME})\1,[ ]?|(\\{{0,7}}["'])({_NAME})\3[ ]{{0,4}}:\s{{0,4}})"""
+    rf"""(b?(?:{_ESCAPED}|{_QUOTED})|[^\s,;{{}}\[\]()"'\\]+)"""
+)
+_ITEM_HINT = re.compile(r"""["'] {0,4}:|\(b?\\{0,7}["']""")
 _HEADER = re.compile(
-    r"""\b(cookie|set-cookie)([ \t]?:[ \t]?)[^\r\n"']+"""
+    r"""\b(cookie|set-cookie)([ \t]?:[ \t]?)(?:=["'][^"'\r\n]{0,4096}["']?|[^\r\n"'])++"""
     r"""|\b(authorization|\w{1,40}(?:-\w{1,40}){1,6})"""
     r"""([ \t]?:[ \t]?(?:(?:basic|bearer|digest|token)[ \t]+)?)[^\s,;"']+""",
     re.IGNORECASE,
 )
-_USERINFO = re.compile(r"(://[^/\s:@]{0,256}:)[^/\s@]{1,256}@")
+_USERINFO = re.compile(r"(://[^/\s:@]{0,256}:)[^/\s\x22]{1,256}@")
 _CREDENTIALS = re.compile(r"\b(bearer|basic) +[\w.~+/=-]{8,}", re.IGNORECASE)
 
 
@@ -96,11 +114,12 @@ class Redactor:
         return verdict
 
     def _judge(self, name: str) -> bool:
-        words = [word.lower() for word in _WORD.findall(name[:128])]
+        words = [word.lower().rstrip("0123456789") for word in _WORD.findall(name[:128])]
         joined = f"_{'_'.join(words)}_"
         return (
             joined[1:-1] in SECRET_NAMES
             or not self._words.isdisjoint(words)
+            or any(word.endswith(SECRET_ENDINGS) for word in words)
             or any(phrase in joined for phrase in self._phrases)
             or name.casefold() in self._exact
         )
@@ -114,7 +133,9 @@ class Redactor:
         if not self.enabled:
             return text
         if "=" in text:
-            text = _PAIR.sub(self._pair, text)
+            text = self._pairs(text, 0)
+        if "%" in text and ("3D" in text or "3d" in text):
+            text = _ENCODED_PAIR.sub(self._encoded_pair, text)
         if ":" in text:
             if "@" in text and "://" in text:
                 text = _USERINFO.sub(rf"\1{REDACTED}@", text)
@@ -122,24 +143,41 @@ class Redactor:
             if "-" in text or "ookie" in text or "uthorization" in text or "OOKIE" in text or "AUTHORIZATION" in text:
                 text = _HEADER.sub(self._header, text)
         if ("'" in text or '"' in text) and _ITEM_HINT.search(text):
-            text = _ITEM.sub(self._item, text)
+            text = self._items(text, 0)
         if "earer " in text or "asic " in text or "EARER " in text or "ASIC " in text:
             text = _CREDENTIALS.sub(rf"\1 {REDACTED}", text)
         return text
 
-    def _pair(self, match: re.Match[str]) -> str:
-        name, start = unquote(match[1]), match.start()
-        in_query = start > 0 and match.string[start - 1] in "?&"
+    def _pairs(self, text: str, depth: int) -> str:
+        return _PAIR.sub(lambda match: self._pair(match, depth), text)
+
+    def _pair(self, match: re.Match[str], depth: int) -> str:
+        name = unquote(match[2])
         # `code=403` in a sentence is no secret, `?code=...` in a URL is.
-        if self.is_secret(name) and (in_query or name.lower() not in SECRET_NAMES):
-            return f"{match[1]}{match[2]}{REDACTED}"
+        if self.is_secret(name) and (match[1] or name.lower() not in SECRET_NAMES):
+            return f"{match[2]}{match[3]}{REDACTED}"
+        value = match[4]
+        if depth < _TEXT_DEPTH_LIMIT and "=" in value:  # `url=/cb?code=...`
+            return f"{match[2]}{match[3]}{value[0]}{self._pairs(value[1:], depth + 1)}"
         return match[0]
 
-    def _item(self, match: re.Match[str]) -> str:
+    def _encoded_pair(self, match: re.Match[str]) -> str:
+        """Of a URL in a query: `?next=%2Fcb%3Fcode%3D...`."""
+        if self.is_secret(match[2]) and (match[1] or match[2].lower() not in SECRET_NAMES):
+            return f"{match[1]}{match[2]}{match[3]}{REDACTED}"
+        return match[0]
+
+    def _items(self, text: str, depth: int) -> str:
+        return _ITEM.sub(lambda match: self._item(match, depth), text)
+
+    def _item(self, match: re.Match[str], depth: int) -> str:
         name = match[2] or match[4]
         if self.is_secret(name) and name.lower() != "code":  # `{"code": 403}` tells an error
             quote = match[1] or match[3]
             return f"{match[0][: match.start(5) - match.start()]}{quote}{REDACTED}{quote}"
+        value = match[5]
+        if depth < _TEXT_DEPTH_LIMIT and _ITEM_HINT.search(value):  # JSON in a text of JSON
+            return f"{match[0].removesuffix(value)}{value[0]}{self._items(value[1:], depth + 1)}"
         return match[0]
 
     def _header(self, match: re.Match[str]) -> str:
@@ -161,12 +199,15 @@ class Redactor:
         found: dict[str, object] = {}
         verdicts = self._verdicts
         for key, value in fields.items():
-            name = key if isinstance(key, str) else self.text_of(key)
+            name = key if isinstance(key, str) else self._name(key)
             secret = verdicts.get(name)
             if secret is None:
                 secret = self.is_secret(name)
             found[name] = REDACTED if secret and value is not None else self.value(value, depth)
         return found
+
+    def _name(self, key: object) -> str:
+        return key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else self.text_of(key)
 
     def value(self, value: object, depth: int = 0) -> object:
         """Return one value as `fields` does."""
@@ -180,12 +221,17 @@ class Redactor:
             return value
         if depth >= _DEPTH_LIMIT:
             return f"<{type(value).__name__} nested too deep>"
-        return self._object(value, depth + 1)
+        try:
+            return self._object(value, depth + 1)
+        except Exception:  # the object's own code ran
+            return f"<unprintable {type(value).__name__}>"
 
     def _object(self, value: object, depth: int) -> object:
         result: object
         if isinstance(value, Mapping):
             result = self.fields(value, depth)
+        elif isinstance(value, tuple) and hasattr(value, "_asdict"):  # a named one: its names tell what is secret
+            result = self.fields(value._asdict(), depth)
         elif isinstance(value, list | tuple | set | frozenset):
             result = [self._element(item, depth) for item in value]
         elif isinstance(value, bytes | bytearray | memoryview):

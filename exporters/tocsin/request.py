@@ -120,20 +120,16 @@ class _Now:
         theirs = self._theirs
         if theirs is None:
             return _own.get()
-        running: Running | None = theirs.get().get(RUNNING)
-        return _own.get() if running is None else running
+        # Nothing said there: it was begun before OpenTelemetry was loaded. None said there: nothing runs.
+        running: Running | None = theirs.get().get(RUNNING, theirs)
+        return _own.get() if running is theirs else running
 
     def set(self, running: Running | None) -> Token[Any]:
         """Make this what runs now; return what `reset` takes."""
         theirs = self._theirs
         if theirs is None:
             return _own.set(running)
-        content = dict(theirs.get())
-        if running is None:
-            content.pop(RUNNING, None)
-        else:
-            content[RUNNING] = running
-        token: Token[Any] = theirs.set(self._context(content))
+        token: Token[Any] = theirs.set(self._context({**theirs.get(), RUNNING: running}))
         return token
 
     def reset(self, token: Token[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ def buckets(bounds: Iterable[float] | None) -> tuple[float, ...] | None:
     if bounds is None:
         return None
     found = tuple(float(bound) for bound in bounds if bound != float("inf"))
-    if not found or any(low >= high for low, high in pairwise(found)):
+    if not found or not all(low < high for low, high in pairwise((float("-inf"), *found))):
         raise ValueError(f"buckets are {found}, expected one or more rising numbers of seconds")
     return found
 
@@ -119,4 +120,6 @@ def labels(added: Mapping[str, Any] | None) -> dict[str, Any]:
             raise ValueError(f"label {name!r} cannot be added: expected letters, digits and _, and not {_TAKEN}")
         if not isinstance(value, str) and not callable(value):
             raise ValueError(f"label {name!r} is {value!r}, expected a text or a function of the scope")
+        if inspect.iscoroutinefunction(value):
+            raise ValueError(f"label {name!r} is the coroutine function {value!r}, expected a plain function")
     return found

@@ -24,25 +24,26 @@ REJECTED = "rejected"
 
 
 async def watch_websocket(
-    app: Any, instrumentation: Instrumentation, route_of: RouteOf, scope: Any, receive: Any, send: Any
+    app: Any, instrumentation: Instrumentation, route_of: RouteOf, path: str, scope: Any, receive: Any, send: Any
 ) -> None:
-    """Run the application for one WebSocket, and record it."""
-    root = scope.get("root_path", "")
-    path = scope["path"]
-    connection = _Connection(instrumentation, route_of, path.removeprefix(root) or "/", scope, receive, send)
-    before = bound()
+    """Run the application for one WebSocket, and record it; `path` is without the root path."""
+    connection = _Connection(instrumentation, route_of, path, scope, receive, send)
+    before: Mapping[str, Any] | None = bound()
     tracer = instrumentation.tracer
     token = CURRENT.set(connection) if tracer is None else connection.begin_trace(tracer)
     try:
         await app(scope, connection.receive, connection.send)
     except BaseException as error:
         connection.over(error)
+        if isinstance(error, GeneratorExit):  # perhaps closed in another context, whose variables are not ours
+            before = None
         raise
     else:
         connection.over(None)
     finally:
         leave(token)
-        restore(before)
+        if before is not None:
+            restore(before)
 
 
 class _Connection(Current):
@@ -77,7 +78,7 @@ class _Connection(Current):
 
     def begin_trace(self, tracer: Tracer) -> Token[Any] | None:
         try:
-            self.trace = trace = tracer.begin(self._scope["headers"])
+            self.trace = trace = tracer.begin(self._scope["headers"], "GET", self._scope["path"])
             return tracer.enter(trace, self)
         except Exception as error:  # headers of a server's own making
             self._instrumentation.failed("traces", "headers", error)
@@ -131,7 +132,10 @@ class _Connection(Current):
             name = error_name(error)
             self._count(lambda families: families.add(HTTP_SERVER_EXCEPTIONS, "GET", route, name))
         status = self._status or (SERVER_ERROR if failed else _FORBIDDEN)
-        self._instrumentation.tell(self._facts(route, status, seconds), error if failed else None)
+        facts = self._facts(route, status, seconds)
+        if not isinstance(error, GeneratorExit):
+            facts = facts._replace(bound=bound() or None)
+        self._instrumentation.tell(facts, error if failed else None)
 
     def _facts(self, route: str, status: int, seconds: float) -> Facts:
         scope, tracer, trace = self._scope, self._instrumentation.tracer, self.trace

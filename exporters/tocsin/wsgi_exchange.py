@@ -108,7 +108,7 @@ class Exchange:
         tracer = instrumentation.tracer
         if tracer is not None:
             try:
-                self.trace = trace = tracer.begin(_traced(self._environ))
+                self.trace = trace = tracer.begin(_traced(self._environ), self._method, self._shown_path)
                 self._token = tracer.enter(trace, self)
                 return
             except Exception as error:  # headers of a server's own making

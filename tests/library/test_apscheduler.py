@@ -321,6 +321,31 @@ def test_instrumenting_again_and_undoing_it(scheduler: BackgroundScheduler, regi
     assert not scheduler._listeners
 
 
+def test_what_another_library_wrapped_around_ours_only_passes_on(
+    scheduler: BackgroundScheduler, registry: CollectorRegistry
+) -> None:
+    """Nothing is counted after `uninstrument`, and once after instrumenting again."""
+    scheduler.start()
+    instrument(scheduler, registry)
+    executor = scheduler._executors["default"]
+    ours, seen = executor.submit_job, []
+
+    def theirs(job: Any, run_times: Any) -> None:
+        seen.append(job.id)
+        ours(job, run_times)
+
+    executor.submit_job = theirs
+    uninstrument(scheduler)
+    done = threading.Event()
+    scheduler.add_job(done.set, id="unseen")
+    assert done.wait(SECONDS)
+    instrument(scheduler, registry)
+    scheduler.add_job(square, args=(2,), id="seen")
+    until(lambda: counts(registry))
+    assert counts(registry) == {("seen", "ok"): 1}
+    assert seen == ["unseen", "seen"]
+
+
 def test_heartbeats_report_success_and_failure(scheduler: BackgroundScheduler, registry: CollectorRegistry) -> None:
     """To the URL given for the job, with `/start` and `/fail` where asked for."""
     asked: list[str] = []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import sys
 import threading
 from typing import Any
 
@@ -11,9 +13,9 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 import tocsin
-from tocsin.backlog import BATCH, Backlog
+from tocsin.backlog import BATCH, Backlog, drain_all
 from tocsin.lifecycle import force_flush
-from tocsin.testing import Capture, call, counted
+from tocsin.testing import Capture, active, call, counted
 
 
 class Told:
@@ -116,6 +118,71 @@ def test_a_forked_child_does_not_tell_what_its_parent_does() -> None:
     assert told.batches == [[1]]
 
 
+def test_a_flush_waits_for_what_another_thread_tells() -> None:
+    """Else the end of the process would close the log before the last lines are in it."""
+    entered, go = threading.Event(), threading.Event()
+    told: list[int] = []
+
+    def tell(items: list[int]) -> None:
+        entered.set()
+        assert go.wait(10)
+        told.extend(items)
+
+    backlog = Backlog(tell)
+    backlog.add(1)
+    other = threading.Thread(target=backlog.drain)
+    other.start()
+    assert entered.wait(10)
+    assert not backlog.flush(0.01)
+    go.set()
+    assert backlog.flush(10)
+    assert told == [1]
+    other.join()
+
+
+def test_who_holds_a_lock_that_the_telling_needs_does_not_wait_for_ever() -> None:
+    """A finalizer logs wherever the garbage collector runs it: in the middle of counting, for one."""
+    entered, lock = threading.Event(), threading.Lock()
+
+    def tell(items: list[int]) -> None:
+        entered.set()
+        with lock:
+            pass
+
+    backlog = Backlog(tell)
+    with lock:
+        backlog.add(1)
+        assert entered.wait(10)
+        assert not backlog.drain()
+    assert backlog.drain(10)
+
+
+def test_backlogs_may_be_made_while_others_are_drained() -> None:
+    """An application that is instrumented late does not end the thread that drains."""
+    failed: list[RuntimeError] = []
+    stop = threading.Event()
+
+    def drain() -> None:
+        while not stop.is_set() and not failed:
+            try:
+                drain_all()
+            except RuntimeError as error:
+                failed.append(error)
+
+    interval = sys.getswitchinterval()
+    other = threading.Thread(target=drain)
+    other.start()
+    try:
+        sys.setswitchinterval(1e-6)
+        kept = [Backlog(list.clear) for _ in range(200)]
+    finally:
+        sys.setswitchinterval(interval)
+        stop.set()
+        other.join()
+    assert len(kept) == 200
+    assert failed == []
+
+
 async def test_a_scrape_shows_requests_that_still_wait(registry: CollectorRegistry, tmp_path: Any) -> None:
     """The page is exact to the last request before it."""
     app = tocsin.instrument(FastAPI(), registry=registry, log_file=tmp_path / "lines")
@@ -155,3 +222,25 @@ async def test_uninstrument_tells_what_waits(path: str, registry: CollectorRegis
     tocsin.uninstrument(app)
     assert sum(counted(registry).values()) == 1
     assert len(lines.access) == 1
+
+
+async def test_a_request_that_is_open_at_uninstrument_is_counted_when_it_ends(
+    registry: CollectorRegistry, tmp_path: Any
+) -> None:
+    """Nobody drains for it any more: it is told at once, and the gauge falls back."""
+    app, entered, go = FastAPI(), asyncio.Event(), asyncio.Event()
+
+    @app.get("/")
+    async def wait() -> None:
+        entered.set()
+        await go.wait()
+
+    tocsin.instrument(app, registry=registry, log_file=tmp_path / "lines")
+    request = asyncio.create_task(call(app))
+    await entered.wait()
+    tocsin.uninstrument(app)
+    assert active(registry) == 1
+    go.set()
+    await request
+    assert active(registry) == 0
+    assert counted(registry) == {("GET", "/", "200"): 1}

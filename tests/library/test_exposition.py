@@ -7,8 +7,10 @@ import http.client
 import logging
 import math
 import multiprocessing
+import os
 import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -51,7 +53,7 @@ from starlette.responses import PlainTextResponse
 
 import tocsin
 from tocsin import names
-from tocsin.metrics import foreign, server
+from tocsin.metrics import foreign, lines, server
 from tocsin.metrics.exposition import accepts_gzip, is_slow, negotiate, page, render
 from tocsin.metrics.families import Families, families_of
 from tocsin.metrics.http import http_metrics
@@ -153,6 +155,7 @@ def peculiar() -> Iterator[PrometheusMetric]:
         ("application/openmetrics-text", "application/openmetrics-text; version=1.0.0; charset=utf-8"),
         ("application/openmetrics-text; version=0.0.1", "text/plain; version=0.0.4; charset=utf-8"),
         ("application/openmetrics-text;q=0.4, text/plain;q=0.5", "text/plain; version=0.0.4; charset=utf-8"),
+        ("Application/OpenMetrics-Text; Version=1.0.0", "application/openmetrics-text; version=1.0.0"),
         ("text/plain;q=0.4, application/openmetrics-text;q=0.5", "application/openmetrics-text; version=1.0.0"),
         ("application/openmetrics-text;q=0, text/plain", "text/plain; version=0.0.4; charset=utf-8"),
         ("application/openmetrics-text;q=0.2, */*;q=0.5", "text/plain; version=0.0.4; charset=utf-8"),
@@ -237,6 +240,31 @@ def test_removed_children_leave_the_page(registry: CollectorRegistry) -> None:
     assert b'depth{pool="0"} 1.0\n' in render(registry, negotiate(""))
 
 
+def test_lines_that_come_once_are_not_kept_for_ever(
+    registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A collector whose labels change from scrape to scrape; what stays is prepared once."""
+    monkeypatch.setattr(foreign, "_PREFIXES_LIMIT", 50)
+    foreign._prefixes.clear()
+    foreign._older.clear()
+    made: list[str] = []
+    monkeypatch.setattr(foreign, "line", lambda name, labels: made.append(labels["a"]) or lines.line(name, labels))
+
+    class Churning(Custom):
+        def collect(self) -> Iterable[PrometheusMetric]:
+            family = GaugeMetricFamily("pods", "Pods.", labels=["a"])
+            family.add_metric(["stays"], 1)
+            for number in range(20):
+                family.add_metric([f"{len(made)} {number}"], 1)
+            return [family]
+
+    registry.register(Churning())
+    for _ in range(30):
+        assert render(registry, negotiate("")).count(b"\n") == 23
+        assert len(foreign._prefixes) + len(foreign._older) <= 100
+    assert made.count("stays") == 1
+
+
 TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=12) | st.text(
     alphabet='"\\\n%s{}, =#\r\u2028'
 )
@@ -285,6 +313,60 @@ def test_only_named_samples(registry: CollectorRegistry) -> None:
         b"size_bytes_count",
         b"orders_total",
     }
+
+
+def test_only_who_has_the_named_samples_is_asked(registry: CollectorRegistry) -> None:
+    """One that fails costs its own, as on a whole page; one that did not tell its names may have any."""
+
+    class Told(Broken):
+        def describe(self) -> Iterable[PrometheusMetric]:
+            return [GaugeMetricFamily("before", "Before."), GaugeMetricFamily("later", "Later.")]
+
+    class Dear(Custom):
+        def describe(self) -> Iterable[PrometheusMetric]:
+            return [GaugeMetricFamily("dear", "Dear.")]
+
+        def collect(self) -> Iterable[PrometheusMetric]:
+            raise AssertionError("asked")
+
+    families_of(registry)
+    registry.register(Told())
+    registry.register(Dear())
+    registry.register(Custom(GaugeMetricFamily("untold", "Untold.", 1)))
+    Counter("orders", "Orders.", registry=registry)
+    _, body = page(registry, [], ["before", "orders_total", "untold"])
+    found = [line for line in body.decode().splitlines() if not line.startswith("#")]
+    assert found == ["before 1.0", "untold 1.0", "orders_total 0.0"]
+    _, body = page(registry, [], [names.TOCSIN_DROPPED.name])
+    assert b'reason="collector",signal="metrics"} 1.0' in body
+
+
+WORKERS = """
+import os
+from prometheus_client import REGISTRY, Counter
+from tocsin.metrics.exposition import page
+from tocsin.metrics.families import families_of
+
+orders = Counter("orders", "Orders.")
+families_of()
+if os.fork() == 0:
+    families_of().dropped("a", "b")
+    orders.inc(3)
+    page(REGISTRY, [])
+    os._exit(0)
+os.wait()
+orders.inc()
+print(page(REGISTRY, [], ["orders_total"])[1].decode())
+"""
+
+
+def test_named_samples_are_of_all_workers() -> None:
+    """As on the whole page."""
+    environ = {key: value for key, value in os.environ.items() if key != "TOCSIN_WORKERS"}
+    found = subprocess.run(
+        [sys.executable, "-c", WORKERS], env=environ, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "orders_total 4.0" in found.stdout
 
 
 # --- collectors that fail ------------------------------------------------------------------------------------------
@@ -493,6 +575,60 @@ def test_a_closed_server_frees_its_port(registry: CollectorRegistry) -> None:
     running.close()
     running.close()
     server.serve(running.port, registry=registry).close()
+
+
+def test_a_port_is_free_again_whoever_closed_the_connections(registry: CollectorRegistry) -> None:
+    """Those that were the server's to close linger for a minute; a process that is started again does not wait."""
+    running = server.serve(0, registry=registry)
+    assert ask(running, connection="close")[0] == 200
+    running.close()
+    server.serve(running.port, registry=registry).close()
+
+
+def test_a_closed_server_answers_nobody_any_more(registry: CollectorRegistry) -> None:
+    """Not on a connection that was kept, either."""
+    running = server.serve(0, registry=registry)
+    with closing(http.client.HTTPConnection(running.address, running.port, timeout=20)) as connection:
+        connection.request("GET", "/")
+        connection.getresponse().read()
+        running.close()
+        assert connection.sock.recv(1) == b""
+
+
+def test_an_address_that_is_none(registry: CollectorRegistry) -> None:
+    """The message says which."""
+    with pytest.raises(OSError, match=r"no.such.host.invalid port 0.*another port or address"):
+        server.serve(0, "no.such.host.invalid", registry=registry)
+
+
+def test_a_body_is_not_taken_for_a_request(served: server.Server) -> None:
+    """One answer, and the connection is over."""
+    with socket.create_connection((served.address, served.port), timeout=20) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nContent-Length: 18\r\n\r\nGET / HTTP/1.1\r\n\r\n")
+        with connection.makefile("rb") as answers:
+            assert answers.read().count(b"HTTP/1.1 200") == 1
+
+
+def test_a_request_that_comes_byte_by_byte_is_ended(
+    registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a few such clients would take all connections for ever."""
+    monkeypatch.setattr(server._Handler, "timeout", 0.2)
+    running = server.serve(0, registry=registry)
+    with socket.create_connection((running.address, running.port), timeout=20) as connection:
+        connection.settimeout(0.05)
+        deadline = time.monotonic() + 20
+        ended = False
+        while not ended:
+            assert time.monotonic() < deadline
+            try:
+                connection.send(b"x")
+                ended = connection.recv(1) == b""
+            except TimeoutError:
+                continue
+            except OSError:  # the other end is gone
+                ended = True
+    running.close()
 
 
 def test_a_forked_process_does_not_hold_the_port(registry: CollectorRegistry) -> None:

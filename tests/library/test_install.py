@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import sys
 from typing import Any
 from weakref import WeakSet
 
@@ -164,6 +165,10 @@ async def test_the_default_registry_is_prometheus_clients() -> None:
     assert counted(REGISTRY)["GET", "", "200"] >= 2
 
 
+async def later(scope: Any) -> str:
+    return "later"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -171,6 +176,9 @@ async def test_the_default_registry_is_prometheus_clients() -> None:
         ({"exclude": ["healthz"]}, "must begin with '/'"),
         ({"metrics_path": "metrics"}, "must begin with '/'"),
         ({"log_level": "loud"}, "expected one of"),
+        ({"buckets": (0.1, float("nan"))}, "rising numbers"),
+        ({"buckets": (float("nan"),)}, "rising numbers"),
+        ({"labels": {"tenant": later}}, "plain function"),
         ({"log_stream": io.StringIO(), "log_file": "x"}, "give one of them"),
     ],
 )
@@ -178,6 +186,21 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str, registry
     """At once, with what was found and what is expected."""
     with pytest.raises(ValueError, match=message):
         tocsin.instrument(PlainTextResponse("ok"), registry=registry, **options)
+
+
+async def test_what_fails_halfway_leaves_nothing(
+    registry: CollectorRegistry, lines: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package that is missing is told, and the application is as it was; it can be instrumented otherwise."""
+    monkeypatch.setitem(sys.modules, "opentelemetry.instrumentation.fastapi", None)
+    app = fastapi()
+    with pytest.raises(ModuleNotFoundError, match="pip install"):
+        tocsin.instrument(app, registry=registry, log_stream=lines, traces="opentelemetry")
+    assert "build_middleware_stack" not in vars(app)
+    tocsin.instrument(app, registry=registry, log_stream=lines)
+    await call(app)
+    assert counted(registry) == {("GET", "/", "200"): 1}
+    assert len(lines.access) == 1
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,31 @@ def test_a_real_gunicorn_writes_our_schema_only(tmp_path: Path) -> None:
     assert any("Worker exiting" in event["message"] for event in events)
 
 
+@pytest.mark.parametrize("lifespan", ["on", "off"])
+def test_uvicorns_last_lines_are_written(tmp_path: Path, lifespan: str) -> None:
+    """It ends itself with the SIGTERM that it was stopped by: `atexit` does not run, and nothing may be queued then."""
+    (tmp_path / "application.py").write_text(
+        "import tocsin\n"
+        "async def app(scope, receive, send):\n"
+        "    while scope['type'] == 'lifespan':\n"
+        "        message = await receive()\n"
+        "        await send({'type': message['type'] + '.complete'})\n"
+        "tocsin.configure_logs(service_name='shop')\n"
+        "tocsin.instrument(app)\n"
+        "app = tocsin.instrument(app)\n"
+    )
+    command = [sys.executable, "-m", "uvicorn", "application:app", "--port", "0", "--lifespan", lifespan]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        found = []
+        for line in process.stdout:
+            found.append(json.loads(line)["message"])
+            if "Uvicorn running" in found[-1]:
+                process.send_signal(signal.SIGTERM)
+    assert process.returncode == -signal.SIGTERM
+    assert found[-1].startswith("Finished server process")
+
+
 @pytest.fixture
 def gunicorn_log() -> Iterator[Any]:
     """gunicorn's own logger, set up as its master does."""

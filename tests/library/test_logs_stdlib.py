@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 import tocsin
 import tocsin.testing
+from tocsin.redact import REDACTED
 from tocsin.testing import Capture
 
 
@@ -71,6 +72,25 @@ def test_the_standard_library_takes_the_same_schema(lines: Capture, registry: Co
     assert (gone["log.level"], gone["error.type"]) == ("critical", "OSError")
     assert misfit["message"] == "%d items ('x',)"
     assert trace["log.level"] == "debug"
+
+
+def test_stacks_are_written(lines: Capture, registry: CollectorRegistry) -> None:
+    """`stack_info=True`, of the standard library and of structlog; and the trace of a record from another process."""
+    log = configure(lines, registry)
+    handler = tocsin.stdlib_handler()
+    record = logging.getLogger("lib").makeRecord(
+        "lib", 30, __file__, 1, "m", (), None, sinfo="Stack:\n  password=x here"
+    )
+    handler.handle(record)
+    record = logging.makeLogRecord({"levelno": 40, "msg": "sent", "exc_text": "Traceback: elsewhere"})
+    handler.handle(record)
+    log.info("bound", stack_info=True)
+    log.info("none", stack_info=False)
+    stacks = [event.get("error.stack_trace") for event in lines.events]
+    assert stacks[:2] == [f"Stack:\n  password={REDACTED} here", "Traceback: elsewhere"]
+    assert stacks[2].rstrip().endswith('log.info("bound", stack_info=True)')
+    assert stacks[3] is None
+    assert "stack_info" not in lines.events[3]
 
 
 @pytest.mark.parametrize(("message", "args"), [("%s", (Hostile(),)), (Hostile(), ())], ids=["argument", "message"])

@@ -7,6 +7,7 @@ import json
 import logging
 import logging.config
 import os
+import resource
 import socket
 import threading
 import time
@@ -267,6 +268,35 @@ def test_records_that_cannot_be_formatted_are_counted(sink: Sink, registry: Coll
     until(lambda: len(sink.events) == 1)
     handler.close()
     assert dropped(registry) == {("logs", "logstash_encode"): 2}
+
+
+def test_a_closed_handler_starts_anew(sink: Sink, logger: logging.Logger, registry: CollectorRegistry) -> None:
+    """`dictConfig` closes handlers that loggers still have: a record makes a new connection, in the thread."""
+    handler = TCPLogstashHandler("127.0.0.1", sink.port, version=1, registry=registry)
+    logger.addHandler(handler)
+    logger.info("one")
+    handler.close()
+    assert handler._outbox._by_author is False
+    logger.info("two")
+    until(lambda: len(sink.events) == 2)
+    assert sink.connections == 2
+
+
+def test_a_program_with_many_descriptors_is_no_obstacle(sink: Sink, registry: CollectorRegistry) -> None:
+    """Above 1,024, where `select` gives up: a busy server has as many connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2_000:
+        pytest.skip("needs 2,000 file descriptors: ulimit -Hn 4096")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2_000), hard))
+    with contextlib.ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(1_100):
+            stack.callback(os.close, os.dup(0))
+        handler = TCPLogstashHandler("127.0.0.1", sink.port, version=1, registry=registry)
+        stack.callback(handler.close)
+        handler.handle(logging.makeLogRecord({"msg": "m", "levelno": 20}))
+        until(lambda: len(sink.events) == 1)
+    assert dropped(registry) == {}
 
 
 def test_a_forked_child_has_a_connection_of_its_own(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -83,16 +86,16 @@ class Workers(HeapStore):
         self.at -= 1
         if self.at == 0:
             self.renew()
-        known = [index for index, _end, *series in self._series if series == [metric, labels]]
+        known = self._series.get((metric.name, labels))
         return known[0] if known else super().allocate(metric, labels)
 
     def renew(self) -> None:
         """Move all cells: what somebody remembers of their places is wrong from now on."""
         moved: list[float] = [0.0] * 7
-        for number, (index, end, metric, labels) in enumerate(self._series):
-            self._series[number] = (len(moved), len(moved) + end - index, metric, labels)
+        for key, (index, end, metric, labels) in self._series.items():
+            self._series[key] = (len(moved), len(moved) + end - index, metric, labels)
             moved += self.cells[index : index + size_of(metric)]
-        self.cells = moved
+        self.cells, self._end = moved, len(moved)
         for forget in self.forget:
             forget()
 
@@ -315,19 +318,91 @@ def test_a_reader_sees_whole_observations(registry: CollectorRegistry) -> None:
         thread.start()
     name = names.HTTP_SERVER_REQUEST_DURATION.name
     counts: list[float] = []
-    while len(set(counts)) < 20:
-        (family,) = (family for family in families.collect() if family.name == name)
-        samples = {(sample.name, sample.labels.get("le")): sample.value for sample in family.samples}
-        if samples:
-            count = samples[f"{name}_count", None]
-            assert samples[f"{name}_bucket", "+Inf"] == samples[f"{name}_bucket", "0.5"] == count
-            assert samples[f"{name}_sum", None] == count * 0.5
-            counts.append(count)
-    stop.set()
-    for thread in threads:
-        thread.join()
+    try:
+        while len(set(counts)) < 20:
+            (family,) = (family for family in families.collect() if family.name == name)
+            samples = {(sample.name, sample.labels.get("le")): sample.value for sample in family.samples}
+            if samples:
+                count = samples[f"{name}_count", None]
+                assert samples[f"{name}_bucket", "+Inf"] == samples[f"{name}_bucket", "0.5"] == count
+                assert samples[f"{name}_sum", None] == count * 0.5
+                counts.append(count)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
     assert isinstance(family, Shown)
     assert counts == sorted(counts)
+
+
+def test_what_is_ended_by_the_garbage_collector_may_count_at_any_moment() -> None:
+    """Also while its thread makes a series, under the lock: here before each line of that in turn."""
+    codes = (HeapStore.allocate.__code__, Families.place.__code__)
+    at, passed = 0, 1
+    while passed > at:
+        families = Families(HeapStore())
+        families.declare(DONE)
+        at, passed = at + 1, 0
+
+        def collect(frame: FrameType, event: str, _: object, at: int = at, families: Families = families) -> Any:
+            nonlocal passed
+            if frame.f_code in codes and event == "line":
+                passed += 1
+                if passed == at:  # nothing is traced inside of this
+                    families.add(DONE, "same")
+                    families.add(DONE, "other")
+            return collect
+
+        before = sys.gettrace()
+        sys.settrace(collect)
+        try:
+            families.add(DONE, "same")
+        finally:
+            sys.settrace(before)
+        if passed >= at:
+            readings = [(reading.labels, reading.values) for reading in families.store.readings()]
+            assert sorted(readings) == [(("other",), [1]), (("same",), [2])]
+    assert at > 10
+
+
+def test_a_first_use_waits_for_no_registry(registry: CollectorRegistry) -> None:
+    """It may be in a finalizer, within what the thread does to the registry; the name is claimed a little later."""
+    families = families_of(registry)
+    with registry._lock:
+        families.add(DONE, "a")
+    assert registry.get_sample_value("done_total", {"kind": "a"}) == 1
+    with pytest.raises(ValueError, match="done"):
+        Counter("done", "Mine.", registry=registry)
+
+
+def test_a_registry_that_was_emptied_has_our_metrics_again(registry: CollectorRegistry) -> None:
+    """Tests empty it between two applications; names are given back with the metrics."""
+    families_of(registry).add(DONE, "a")
+    families_of(registry).set(QUEUE, "q", value=1)
+    for collector in list(registry._collector_to_names):
+        registry.unregister(collector)
+    assert registry._names_to_collectors == {}
+    families_of(registry).add(DONE, "a")
+    assert registry.get_sample_value("done_total", {"kind": "a"}) == 2
+    assert registry.get_sample_value("queue_length", {"queue": "q"}) == 1
+    registry.unregister(families_of(registry))
+    Gauge("done", "Somebody else's.", registry=registry)
+    families_of(registry).add(QUEUE, "q")
+    assert registry.get_sample_value("queue_length", {"queue": "q"}) == 2
+
+
+def test_applications_that_are_gone_leave_nothing(registry: CollectorRegistry) -> None:
+    """Neither what is called before a scrape, nor a request that ended after the last one."""
+    families = families_of(registry)
+    http = http_metrics(families)
+    assert http.open is not None
+    http.open["GET"][0] += 1
+    assert active(registry) == 1
+    http.open["GET"][0] -= 1
+    del http
+    gc.collect()
+    assert active(registry) == 0
+    assert families._callbacks == []
 
 
 def test_a_fork_does_not_inherit_a_held_lock(registry: CollectorRegistry) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from typing import Any
@@ -104,7 +105,9 @@ def visit(url: str, registry: CollectorRegistry, total: str, count: int) -> None
             connection.request(method, path, body=body[0] if body else None)
             connection.getresponse().read()
     counted = 0.0
+    deadline = time.monotonic() + 20
     while counted < count:
+        assert time.monotonic() < deadline, f"{counted} of {count} requests were counted"
         samples = [sample for family in registry.collect() for sample in family.samples]
         counted = sum(sample.value for sample in samples if sample.name == total)
         counted -= sum(sample.value for sample in samples if sample.name == "starlette_requests_in_progress")

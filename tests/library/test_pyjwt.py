@@ -16,6 +16,7 @@ import jwt
 import jwt.api_jwt
 import pytest
 from fastapi import Depends, FastAPI, HTTPException, Request
+from flask import Flask, request
 from jwt.algorithms import HMACAlgorithm
 from prometheus_client import CollectorRegistry
 
@@ -329,6 +330,30 @@ async def test_a_request_refused_is_counted_once_and_where_the_request_is(lines:
         tocsin.uninstrument(app)
     assert statuses == [401, 200, 401, 401]
     assert failures(registry) == {"expired": 2, "missing": 1}
+
+
+@pytest.mark.parametrize("traces", [False, True])
+def test_the_same_token_in_the_next_request_is_another_refusal(registry: CollectorRegistry, *, traces: bool) -> None:
+    """Also where one thread answers both, and where a client that tries again sends the same trace."""
+    app = Flask("shop")
+
+    @app.get("/me")
+    def me() -> Any:
+        try:
+            return decode(request.headers["X-Token"])
+        except jwt.PyJWTError:
+            return "refused", 401
+
+    tocsin.instrument(app, registry=registry, traces=traces, logs=False)
+    instrument(registry)
+    headers = {"X-Token": token(exp=NOW - 60), "traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
+    try:
+        statuses = [app.test_client().get("/me", headers=headers).status_code for _ in range(5)]
+    finally:
+        uninstrument()
+        tocsin.uninstrument(app)
+    assert statuses == [401] * 5
+    assert failures(registry) == {"expired": 5}
 
 
 async def test_no_token_is_ever_written(lines: Capture) -> None:

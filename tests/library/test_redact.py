@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -133,6 +133,65 @@ def test_secrets_in_quotes_items_and_headers(text: str, shown: str) -> None:
     assert redact_text(text) == shown
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("password1", "password2", "dbpassword", "csrftoken", "jsessionid", "clientsecret"),
+        "secretkey",
+        "user[password]",
+    ],
+)
+def test_names_that_are_written_together(name: str) -> None:
+    """As Django's forms, servlet containers and PHP have them."""
+    assert is_secret(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/x?user[password]=SECRET&a=1", f"/x?user[password]={REDACTED}&a=1"),
+        ("/x?token=a,SECRET&b=1", f"/x?token={REDACTED}&b=1"),
+        ("/x?sig=a;SECRET'SECRET#top", f"/x?sig={REDACTED}#top"),
+        ("password=a#SECRET,it'SECRET user=ann", f"password={REDACTED} user=ann"),
+        ("password=SECRET,user=ann; x", f"password={REDACTED},user=ann; x"),
+        ("authorization=Bearer SECRET x", f"authorization={REDACTED} x"),
+        ("password => SECRET", f"password => {REDACTED}"),
+        ("amqp://u:a@SECRET@mq/ bob@shop", f"amqp://u:{REDACTED}@mq/ bob@shop"),
+        ("/in?next=%2Fcb%3Fcode%3DSECRET%26a%3D1", f"/in?next=%2Fcb%3Fcode%3D{REDACTED}%26a%3D1"),
+        ("/in?next=%252Fcb%253Ftoken%253DSECRET", f"/in?next=%252Fcb%253Ftoken%253D{REDACTED}"),
+        ("url=/cb?code=SECRET status=200", f"url=/cb?code={REDACTED} status=200"),
+        ('path="/x?token=SECRET&a=1" n=3', f'path="/x?token={REDACTED}&a=1" n=3'),
+        ('{"body": "{\\"pin\\": \\"SECRET\\"}"}', f'{{"body": "{{\\"pin\\": \\"{REDACTED}\\"}}"}}'),
+        (json.dumps({"a": "{'password': 'SECRET'}"}), f"{{\"a\": \"{{'password': '{REDACTED}'}}\"}}"),
+        ('Set-Cookie: id="SECRET"; Path=/', f"Set-Cookie: {REDACTED}"),
+        ("a = b, x == y, author=ann, f(n=1, m=2)", "a = b, x == y, author=ann, f(n=1, m=2)"),
+        ("100%3D x, session started, code 403", "100%3D x, session started, code 403"),
+    ],
+)
+def test_secrets_that_hide_in_texts(text: str, shown: str) -> None:
+    """Separators in values, encoded and nested URLs, JSON in JSON; and what is beside them stays."""
+    assert redact_text(text) == shown
+
+
+class Login(NamedTuple):
+    user: str
+    password: str
+
+
+class Lazy(dict[str, str]):
+    def items(self) -> Any:
+        raise RuntimeError("the session is closed")
+
+
+def test_values_tell_their_names(lines: Capture, registry: CollectorRegistry) -> None:
+    """Named tuples and keys of bytes; an object that raises costs its own value, not the line."""
+    configure(lines, registry).info("m", login=Login("ann", "SECRET"), headers={b"sig": b"SECRET"}, lazy=Lazy(a="b"))
+    (event,) = lines.events
+    assert event["login"] == {"user": "ann", "password": REDACTED}
+    assert event["headers"] == {"sig": REDACTED}
+    assert event["lazy"] == "<unprintable Lazy>"
+
+
 def test_headers_as_a_list_of_pairs(lines: Capture, registry: CollectorRegistry) -> None:
     """As ASGI has them: the values of secret ones are gone, in tuples and in lists of bytes."""
     headers = [(b"cookie", b"SECRET"), [b"authorization", b"SECRET"], (b"host", b"shop"), ["token", "email"]]
@@ -188,7 +247,12 @@ def test_names_that_cannot_be_are_refused(option: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a-" * 20_000 + ":", "\"'" * 20_000 + ":", "'a':" * 10_000, "x=" * 20_000, "('a', " * 8_000, "\\" * 40_000]
+    "text",
+    [
+        *("a-" * 20_000 + ":", "\"'" * 20_000 + ":", "'a':" * 10_000, "x=" * 20_000, "('a', " * 8_000, "\\" * 40_000),
+        *("%3D" * 10_000, "a%3F" * 10_000, 'x=\\"' * 8_000, "a='" * 10_000, "a[" * 20_000, "://x:" * 8_000),
+        *("cookie:=" * 5_000, 'password=" [=' * 3_000, '=" cookie: ' * 4_000),
+    ],
 )
 def test_no_text_takes_long(text: str) -> None:
     """Texts come from users: what is long for a pattern is a denial of service."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -14,11 +17,14 @@ from fastapi.responses import StreamingResponse
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.middleware.base import BaseHTTPMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 import tocsin
+from tocsin.bound import Found
+from tocsin.metrics.families import families_of
+from tocsin.request import Current, _Now
 from tocsin.testing import Answer, Capture, active, call, counted, dropped, seconds
 
 
@@ -256,6 +262,13 @@ async def test_an_application_that_answers_nothing_is_counted_as_500(
     [
         ({}, [{"type": "http.response.pathsend", "path": "/tmp/x"}]),
         (
+            {},
+            [
+                {"type": "http.response.zerocopysend", "file": 3, "more_body": True},
+                {"type": "http.response.zerocopysend", "file": 3},
+            ],
+        ),
+        (
             {"trailers": True},
             [
                 {"type": "http.response.body", "body": b"x"},
@@ -263,7 +276,7 @@ async def test_an_application_that_answers_nothing_is_counted_as_500(
             ],
         ),
     ],
-    ids=["pathsend", "trailers"],
+    ids=["pathsend", "zerocopysend", "trailers"],
 )
 async def test_other_ends_of_an_answer_are_ends(
     start: dict[str, Any], rest: list[dict[str, Any]], registry: CollectorRegistry, lines: Capture
@@ -407,3 +420,140 @@ async def test_an_excluded_request_inside_another_is_not_that_one(registry: Coll
     assert "trace.id" not in inside
     assert "user" not in inside
     assert outside["user"] == "ann"
+
+
+async def test_a_client_that_left_while_it_sent_is_no_exception(registry: CollectorRegistry, lines: Capture) -> None:
+    """Starlette raises ClientDisconnect in the handler; nothing of the application's has failed."""
+
+    async def upload(request: Request) -> Response:
+        return PlainTextResponse(await request.body())
+
+    app = Starlette(routes=[Route("/", upload, methods=["POST"])])
+    tocsin.instrument(app, registry=registry, log_stream=lines)
+
+    async def outer(scope: Any, receive: Any, send: Any) -> None:
+        async def gone() -> Any:
+            return {"type": "http.disconnect"}
+
+        await app(scope, gone, send)
+
+    with pytest.raises(ClientDisconnect):
+        await call(outer, method="POST")
+    assert counted(registry) == {("POST", "/", "499"): 1}
+    assert not any(metric.samples for metric in registry.collect() if metric.name == "http_server_exceptions")
+    assert "error.type" not in lines.access[0]
+
+
+async def test_a_cancelled_request_has_no_exception_in_its_line(registry: CollectorRegistry, lines: Capture) -> None:
+    """A server that stops cancels all it has: that is no stack trace for each."""
+
+    async def hang(scope: Any, receive: Any, send: Any) -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await call(tocsin.instrument(hang, registry=registry, log_stream=lines))
+    (line,) = lines.access
+    assert (line["http.response.status_code"], line.get("error.type")) == (499, None)
+
+
+@pytest.mark.parametrize("status", ["200", HTTPStatus.OK])
+async def test_a_status_that_is_no_plain_number_is_one(
+    status: Any, registry: CollectorRegistry, lines: Capture
+) -> None:
+    """Some servers take more than integers; what they take, the application may send. Also a body that is None."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": None})
+
+    await call(tocsin.instrument(app, registry=registry, log_stream=lines, names="starlette_exporter"))
+    assert [line["http.response.status_code"] for line in lines.access] == [200]
+    assert dropped(registry) == {}
+
+
+async def test_messages_beside_the_answer_end_nothing(registry: CollectorRegistry, lines: Capture) -> None:
+    """Early hints and pushes come before the answer; a second last byte is not a second request."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.early_hint", "links": []})
+        await send({"type": "http.response.push", "path": "/x", "headers": []})
+        assert lines.access == []
+        await PlainTextResponse("ok")(scope, receive, send)
+        await PlainTextResponse("again", 500)(scope, receive, send)
+
+    await call(tocsin.instrument(app, registry=registry, log_stream=lines))
+    assert counted(registry) == {("GET", "", "200"): 1}
+    assert active(registry) == 0
+    assert len(lines.access) == 1
+
+
+async def test_a_request_closed_from_outside_leaves_other_contexts_alone(
+    registry: CollectorRegistry, lines: Capture
+) -> None:
+    """The garbage collector closes a forgotten request in the midst of another: neither gets the other's variables."""
+
+    async def hang(scope: Any, receive: Any, send: Any) -> None:
+        structlog.contextvars.bind_contextvars(user="gone")
+        await asyncio.Event().wait()
+
+    forgotten = call(tocsin.instrument(hang, registry=registry, log_stream=lines))
+    contextvars.copy_context().run(forgotten.send, None)
+    structlog.contextvars.bind_contextvars(user="here")
+    forgotten.close()
+    assert structlog.contextvars.get_contextvars() == {"user": "here"}
+    assert counted(registry) == {("GET", "", "499"): 1}
+    assert active(registry) == 0
+    assert "user" not in lines.access[0]
+
+
+async def test_what_was_bound_is_in_the_line_though_nobody_logged(
+    registry: CollectorRegistry, lines: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first request of a process too; and nothing of it stays behind."""
+    monkeypatch.setattr(Found, "variables", None)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        structlog.contextvars.bind_contextvars(user="ann")
+        await PlainTextResponse("ok")(scope, receive, send)
+
+    await call(tocsin.instrument(app, registry=registry, log_stream=lines))
+    assert lines.access[0]["user"] == "ann"
+    assert structlog.contextvars.get_contextvars() == {}
+
+
+async def test_a_failing_start_of_ours_does_not_stop_the_application(
+    registry: CollectorRegistry, lines: Capture
+) -> None:
+    """What we do when the server starts may fail on a server never seen: counted, and the application starts."""
+
+    def strange() -> None:
+        raise RuntimeError("ours")
+
+    started: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        started.append(scope["type"])
+
+    layer: Any = tocsin.instrument(app, registry=registry, log_stream=lines)
+    layer.instrumentation.on_startup = strange
+    await layer({"type": "lifespan"}, None, None)
+    assert started == ["lifespan"]
+    assert dropped(registry) == {("metrics", "startup"): 1}
+
+
+def test_nothing_runs_inside_of_what_says_so_though_opentelemetry_was_loaded_meanwhile() -> None:
+    """A request begun in our own variable is still found when OpenTelemetry's is joined, and can be hidden there."""
+    now = _Now()
+    theirs: ContextVar[dict[str, object]] = ContextVar("theirs", default={})
+    running = Current(None, families_of(CollectorRegistry()), None)
+    outer = now.set(running)
+    try:
+        now.join(theirs, dict)
+        assert now.get() is running
+        hidden = now.set(None)
+        assert now.get() is None
+        now.reset(hidden)
+        assert now.get() is running
+    finally:
+        now.reset(outer)
+    assert now.get() is None

@@ -18,6 +18,7 @@ from opentelemetry import baggage, context, propagate
 from opentelemetry import trace as otel
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client import CollectorRegistry
 
 from tocsin.metrics.families import families_of
@@ -218,7 +219,49 @@ def test_limits_are_counted(shop: Shop) -> None:
         work.set_attribute("a0", "x" * 20_000)
     seen = shop.exported()["work"]
     assert (len(seen.attributes), len(seen.events), len(seen.links), seen.dropped) == (128, 128, 128, (2, 2, 2))
-    assert len(seen.attributes["a0"]) == 16_387
+    assert len(seen.attributes["a0"]) == 16_384
+
+
+def test_each_exception_is_told_and_none_twice(shop: Shop) -> None:
+    """Those of attempts that failed one after the other too, although Python gives them one address."""
+    same = ValueError("raised for ever")
+    with shop.request() as server, span("work") as work:
+        for attempt in range(5):
+            try:
+                raise ValueError(attempt)
+            except ValueError as error:
+                work.record_exception(error)
+        for _ in range(3):
+            work.record_exception(same)
+        server.record_exception(same)
+    for _ in range(100):
+        with shop.request() as other:
+            other.record_exception(same)
+    assert len(repr(vars(same))) < 1_000
+    assert shop.tracer._exporter is not None
+    assert shop.tracer._exporter.flush(20)
+    works = [seen for seen in shop.collector.spans if seen.name == "work"]
+    messages = [event.attributes["exception.message"] for event in works[0].events]
+    assert messages == ["0", "1", "2", "3", "4", "raised for ever"]
+    assert [len(seen.events) for seen in shop.collector.spans if seen.name == GET] == [1] * 101
+
+
+def test_lists_without_an_end_do_no_harm(shop: Shop) -> None:
+    """One that has itself in it, one of a million items, one of long texts, an exception that cannot be printed."""
+    cycle: list[Any] = [1]
+    cycle.append(cycle)
+
+    class UnfinishedError(SyntaxError):
+        def __init__(self) -> None:
+            self.lineno = self.text = self.offset = "x"  # type: ignore[assignment]
+
+    with shop.request(), span("work") as work:
+        work.set_attributes({"cycle": cycle, "long": list(range(1_000_000)), "texts": ["x" * 20_000]})
+        work.record_exception(UnfinishedError())
+    seen = shop.exported()["work"]
+    assert seen.attributes["cycle"][0] == 1
+    assert (len(seen.attributes["long"]), len(seen.attributes["texts"][0])) == (4_096, 16_384)
+    assert len(seen.events) == 1
 
 
 def test_values_of_any_kind_are_taken(shop: Shop) -> None:
@@ -390,6 +433,54 @@ def test_an_unsampled_request_has_no_children_of_theirs(shop: Shop) -> None:
     assert shop.exported() == {}
 
 
+def test_a_span_used_as_a_block_does_as_it_was_told(shop: Shop) -> None:
+    """`record_exception` and `set_status_on_exception`, and an exception that cannot be printed is raised on."""
+
+    class RudeError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    tracer = otel.get_tracer("shop")
+    for told in (True, False):
+        name = f"told {told}"
+        with (
+            pytest.raises(RudeError),
+            shop.request(),
+            tracer.start_span(name, record_exception=told, set_status_on_exception=told),
+        ):
+            raise RudeError
+    assert shop.tracer._exporter is not None
+    assert shop.tracer._exporter.flush(20)
+    found = {seen.name: (seen.status, len(seen.events)) for seen in shop.collector.spans if seen.name != GET}
+    assert found == {"told True": ("error", 1), "told False": ("unset", 0)}
+
+
+def test_links_say_whose_span_it_is(shop: Shop) -> None:
+    """Sampled or not, of this process or another, what was too much for it counted: as the reference classes read."""
+    far = otel.SpanContext(int(TRACE, 16), int(CALLER, 16), True, otel.TraceFlags(1))
+    near = otel.SpanContext(int(TRACE, 16), int(CALLER, 16), False, otel.TraceFlags(0))
+    many = {f"a{number}": number for number in range(130)}
+    with shop.request():
+        otel.get_tracer("shop").start_span("work", links=[otel.Link(far, many), otel.Link(near)]).end()
+    assert set(shop.exported()) == {"work", GET}
+    (post,) = shop.collector.posts
+    spans = ExportTraceServiceRequest.FromString(post.body).resource_spans[0].scope_spans
+    (work,) = [each for scope in spans for each in scope.spans if each.name == "work"]
+    assert [(link.flags, link.dropped_attributes_count) for link in work.links] == [(0x301, 2), (0x100, 0)]
+
+
+@pytest.mark.parametrize("remote", [True, False])
+def test_flags_say_where_the_parent_is(shop: Shop, remote: bool) -> None:
+    """A parent that somebody else's code of this process made is no remote one."""
+    shop.tracer.settle()
+    parent = otel.NonRecordingSpan(otel.SpanContext(int(TRACE, 16), int(CALLER, 16), remote, otel.TraceFlags(1)))
+    otel.get_tracer("worker").start_span("work", otel.set_span_in_context(parent)).end()
+    assert shop.exported()["work"].parent_id == CALLER
+    (post,) = shop.collector.posts
+    (scope,) = ExportTraceServiceRequest.FromString(post.body).resource_spans[0].scope_spans
+    assert scope.spans[0].flags == (0x301 if remote else 0x101)
+
+
 def test_a_message_from_elsewhere_continues_its_trace(shop: Shop) -> None:
     """A consumer extracts a context by hand; the caller's decision to record holds."""
     tracer = otel.get_tracer("worker")
@@ -496,6 +587,7 @@ token = tracer.enter(trace, Current(trace, families, None))
 assert current_trace() is trace
 
 async def main():
+    assert trace_headers()["baggage"] == "a=1"
     with span("outer") as outer:
         assert current_trace() is outer
         with span("inner") as inner:

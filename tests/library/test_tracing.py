@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry
 
 import tocsin
 from tocsin.testing import Capture, call
-from tocsin.tracing.context import parse_traceparent
+from tocsin.tracing.context import parse_traceparent, state_of
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
@@ -69,6 +69,32 @@ def test_valid_headers_are_read(header: str, expected: tuple[str, str, bool]) ->
 def test_bad_headers_are_ignored(header: str) -> None:
     """Whatever is not exactly a header of the standard is as good as none."""
     assert parse_traceparent(header.encode()) is None
+
+
+_LONG = [f"k{number}={'v' * 50}" for number in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ([], ""),
+        (["a=1"], "a=1"),
+        (["a=1", "b@c=2, ,d=3"], "a=1,b@c=2, ,d=3"),
+        (["a=1,a=2"], ""),
+        ([",".join(f"k{number}=v" for number in range(32))], ",".join(f"k{number}=v" for number in range(32))),
+        ([",".join(f"k{number}=v" for number in range(33))], ""),
+        (["a=1,b"], ""),
+        (["A=1"], ""),
+        ([",".join(_LONG)], ",".join(_LONG[:9])),
+        ([f"a=1,big={'v' * 200},{','.join(_LONG[:8])}"], f"a=1,{','.join(_LONG[:8])}"),
+        ([f"big={'v' * 600}"], ""),
+        ([" " * 60_000 + "!"], ""),
+    ],
+)
+def test_tracestate_is_kept_as_the_standard_says(sent: list[str], kept: str) -> None:
+    """32 members, no name twice; of more than 512 characters, long members are left out first and then the last."""
+    assert len(kept) <= 512
+    assert state_of([(b"tracestate", each.encode()) for each in sent]) == kept
 
 
 @given(st.one_of(st.binary(max_size=70), st.text("0123456789abcdef-g", min_size=50, max_size=60).map(str.encode)))

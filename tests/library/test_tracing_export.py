@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +233,7 @@ def test_retry_after_is_honoured(collector: OtlpCollector, tracing: Any) -> None
     assert (shop.exported, shop.dropped) == (1, {})
 
 
-@pytest.mark.parametrize("status", [400, 401, 413, 500, 301])
+@pytest.mark.parametrize("status", [400, 401, 500, 301])
 def test_what_is_refused_for_good_is_dropped_and_counted(status: int, collector: OtlpCollector, tracing: Any) -> None:
     """Sending it again would change nothing; the next batch is tried."""
     collector.replies.append(Reply(status))
@@ -245,6 +246,71 @@ def test_what_is_refused_for_good_is_dropped_and_counted(status: int, collector:
     collector.wait_for(1)
     assert lifecycle.force_flush(10)
     assert shop.exported == 1
+
+
+def test_what_is_too_large_goes_in_halves(collector: OtlpCollector, tracing: Any) -> None:
+    """One span that no collector would take costs itself alone; nothing is sent or counted twice."""
+    shop = tracing(OTEL_BSP_SCHEDULE_DELAY="60000")
+    # 5 are too many, so are the first 2 of them; the very first one is too large by itself.
+    collector.replies.extend([Reply(413), Reply(413), Reply(413)])
+    ids = [shop.request() for _ in range(5)]
+    assert not lifecycle.force_flush(20)
+    assert [len(list(decoded(post.body))) for post in collector.posts] == [5, 2, 1, 1, 3]
+    assert [span.trace_id for span in collector.spans] == ids[1:]
+    assert (shop.exported, shop.dropped) == (4, {"too_large": 1})
+
+
+def test_a_host_that_is_no_name_is_told_once(
+    tracing: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As any collector that cannot be reached."""
+    monkeypatch.setattr(retry, "GIVE_UP_AFTER", 0.0)
+    shop = tracing(OTEL_EXPORTER_OTLP_ENDPOINT="http://a..b:4318")
+    for _ in range(2):
+        shop.request()
+        assert not lifecycle.force_flush(20)
+    assert shop.dropped == {"unavailable": 2}
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_spans_go_through_a_proxy(scheme: str, collector: OtlpCollector, tracing: Any) -> None:
+    """Asked with the whole URL, or for a tunnel, with its credentials; the collector's stay inside of that."""
+    asked: list[tuple[str, dict[str, str]]] = []
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append((self.requestline, {name.lower(): value for name, value in self.headers.items()}))
+            self.send_response(200)
+            self.end_headers()
+
+        def do_CONNECT(self) -> None:
+            asked.append((self.requestline, {name.lower(): value for name, value in self.headers.items()}))
+            self.send_error(502)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the library's name for it
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever, args=(0.02,), daemon=True).start()
+        shop = tracing(
+            OTEL_EXPORTER_OTLP_ENDPOINT=f"{scheme}://collector.example:4318",
+            OTEL_EXPORTER_OTLP_HEADERS="api-key=s3cret",
+            ALL_PROXY=f"http://me:pw@127.0.0.1:{proxy.server_port}",
+        )
+        shop.request()
+        _until(lambda: asked)
+        shop.tracer.close(20)
+        proxy.shutdown()
+    line, headers = asked[0]
+    assert headers["proxy-authorization"] == "Basic bWU6cHc="
+    if scheme == "http":
+        assert line == "POST http://collector.example:4318/v1/traces HTTP/1.1"
+        assert (headers["host"], headers["api-key"]) == ("collector.example:4318", "s3cret")
+        assert (shop.exported, shop.dropped) == (1, {})
+    else:
+        assert line.startswith("CONNECT collector.example:4318 HTTP/1.")
+        assert "api-key" not in headers
 
 
 def test_a_partial_success_is_counted(collector: OtlpCollector, tracing: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -361,6 +427,7 @@ AT = 1_700_000_000.0
         (502, "RETRY", "unavailable"),
         (503, "RETRY", "unavailable"),
         (504, "RETRY", "unavailable"),
+        (413, "SPLIT", "too_large"),
         (400, "DROP", "refused"),
         (500, "DROP", "refused"),
         (307, "DROP", "refused"),
@@ -398,6 +465,12 @@ def test_waits_double_and_are_spread() -> None:
 def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | None) -> None:
     """RFC 9110; nothing longer than ten minutes is believed."""
     assert retry.pause_of(header, AT) == seconds
+
+
+@pytest.mark.parametrize("header", ["0", formatdate(AT - 20, usegmt=True), formatdate(AT, usegmt=True)])
+def test_no_collector_is_asked_again_at_once(header: str) -> None:
+    """A pause of nothing, or a clock that differs, would have us post as fast as we can for a minute."""
+    assert retry.judge(503, header, attempt=1, waited=0.0, now=AT, dice=0.0).wait == 0.5
 
 
 def test_a_batch_is_given_up_after_a_minute() -> None:

@@ -19,7 +19,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
 from opentelemetry.util._once import Once
 from prometheus_client import CollectorRegistry
 
@@ -241,6 +241,56 @@ async def test_its_sampler_decides(theirs: Theirs, registry: CollectorRegistry, 
     assert never.names == []
     assert lines.access[0]["trace.id"].encode() in answer.body
     never.provider.shutdown()
+
+
+async def test_its_sampler_is_asked_about_method_and_path(registry: CollectorRegistry, lines: Capture) -> None:
+    """So that it may leave out what it knows to be noise; secrets are hidden from it too."""
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    class Choosy(Sampler):
+        def should_sample(  # type: ignore[override]  # only what is asked for here
+            self, parent_context: Any, trace_id: int, name: str, kind: Any, attributes: Any, *more: Any
+        ) -> SamplingResult:
+            known = attributes or {}  # a span inside of the request has none
+            asked.append((name, dict(known)))
+            noise = known.get("url.path", "").startswith("/items") or kind is otel.SpanKind.INTERNAL
+            return SamplingResult(Decision.DROP if noise else Decision.RECORD_AND_SAMPLE)
+
+        def get_description(self) -> str:
+            return "choosy"
+
+    chosen = Theirs(sampler=Choosy())
+    otel.set_tracer_provider(chosen.provider)
+    app = tocsin.instrument(shop(), registry=registry, log_stream=lines)
+    await call(app, "/items/5")
+    await call(app, "/admin/users/token=s3cret")
+    assert [span.name for span in chosen.server] == ["GET /admin/users/{user}"]
+    assert asked[0] == ("GET", {"http.request.method": "GET", "url.path": "/items/5"})
+    assert asked[-1][1]["url.path"] == "/admin/users/token=[redacted]"
+    chosen.provider.shutdown()
+
+
+LAST = """
+import asyncio
+from fastapi import FastAPI
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+import tocsin
+from tocsin.testing import call
+
+app = tocsin.instrument(FastAPI(), metrics=False, logs=False)
+provider = TracerProvider()
+provider.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter()))
+trace.set_tracer_provider(provider)
+asyncio.run(call(app, "/docs"))
+"""
+
+
+def test_the_last_spans_of_a_process_reach_a_provider_that_came_late() -> None:
+    """It shuts down at exit before what was registered earlier; what waits here is ended before that."""
+    done = subprocess.run([sys.executable, "-c", LAST], capture_output=True, timeout=60, check=True, text=True)
+    assert '"name": "GET /docs"' in done.stdout
 
 
 async def test_errors_in_a_provided_span(theirs: Theirs, registry: CollectorRegistry, lines: Capture) -> None:

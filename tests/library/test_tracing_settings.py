@@ -46,6 +46,7 @@ def test_spans_go_only_where_somebody_said_so(environ: dict[str, str], exporting
         ({**ENDPOINT, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://other:1/x"}, "http://other:1/x"),
         ({"OTEL_TRACES_EXPORTER": "otlp"}, "http://localhost:4318/v1/traces"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://[::1]:4318"}, "http://[::1]:4318/v1/traces"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c/a b/%20ü?k=ü"}, "http://c:80/a%20b/%20%C3%BC"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "https://me:pw@c.example?key=1"}, "https://c.example:443/"),
     ],
 )
@@ -101,6 +102,50 @@ def test_headers_are_decoded_and_never_shown() -> None:
         "Authorization": "Basic bWU6cEBzcw==",
     }
     assert "sec" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("environ", "through"),
+    [
+        ({}, None),
+        ({"HTTP_PROXY": "http://p:3128"}, ("p", 3128)),
+        ({"http_proxy": "p:3128", "HTTP_PROXY": "http://other:1"}, ("p", 3128)),
+        ({"ALL_PROXY": "http://p"}, ("p", 80)),
+        ({"HTTPS_PROXY": "http://p:3128"}, None),
+        ({"HTTP_PROXY": "http://p:3128", "REQUEST_METHOD": "GET"}, None),
+        ({"HTTP_PROXY": "http://p:3128", "NO_PROXY": "a.example, collector"}, None),
+        ({"HTTP_PROXY": "http://p:3128", "no_proxy": "*"}, None),
+        ({"HTTP_PROXY": "http://p:3128", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}, None),
+        ({"HTTP_PROXY": "http://p:3128", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://[::1]:4318"}, None),
+        ({"HTTP_PROXY": "http://p:3128", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318"}, None),
+        ({"https_proxy": "http://p:3128", "OTEL_EXPORTER_OTLP_ENDPOINT": "https://c.example"}, ("p", 3128)),
+    ],
+)
+def test_the_proxy_is_the_one_other_clients_take(environ: dict[str, str], through: tuple[str, int] | None) -> None:
+    """`HTTP_PROXY` and its kin; never for this machine itself."""
+    otlp = settings({**ENDPOINT, **environ}).otlp
+    assert otlp is not None
+    assert (None if otlp.proxy is None else (otlp.proxy.host, otlp.proxy.port)) == through
+
+
+@pytest.mark.parametrize("value", ["socks5://me:s3cret@p:1", "http://me:s3cret@", "http://p:s3cret"])
+def test_a_proxy_that_is_none_is_one_warning(value: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Without its credentials; spans go straight."""
+    otlp = settings({**ENDPOINT, "ALL_PROXY": value}).otlp
+    assert otlp is not None
+    assert otlp.proxy is None
+    assert len(caplog.records) == 1
+    assert "ALL_PROXY" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+def test_credentials_of_a_proxy_are_never_shown() -> None:
+    """They are a header."""
+    otlp = settings({**ENDPOINT, "HTTP_PROXY": "http://me:p%40ss@p:3128"}).otlp
+    assert otlp is not None
+    assert otlp.proxy is not None
+    assert otlp.proxy.headers == (("Proxy-Authorization", "Basic bWU6cEBzcw=="),)
+    assert "bWU6" not in repr(otlp)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import structlog
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from prometheus_client import CollectorRegistry
 from starlette.routing import Mount, Router, WebSocketRoute
@@ -149,3 +150,32 @@ async def test_a_connection_that_breaks_is_no_exception(
     (line,) = lines.access
     assert line["log.level"] == "info"
     assert "error.type" not in line
+
+
+async def nothing(*_: Any) -> dict[str, Any]:
+    return {}
+
+
+async def test_excluded_paths_are_not_watched(registry: CollectorRegistry, lines: Capture) -> None:
+    """`exclude` means WebSockets too."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+
+    layer: Any = tocsin.instrument(app, registry=registry, log_stream=lines, exclude=("/live", "/internal/*"))
+    for path in ("/live", "/internal/x", "/internals"):
+        await layer({"type": "websocket", "path": path, "headers": []}, nothing, nothing)
+    assert [line["url.path"] for line in lines.access] == ["/internals"]
+
+
+async def test_the_line_has_what_was_bound(registry: CollectorRegistry, lines: Capture) -> None:
+    """As that of a request does; and nothing of it stays behind."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        structlog.contextvars.bind_contextvars(user="ann")
+        await send({"type": "websocket.accept"})
+
+    layer: Any = tocsin.instrument(app, registry=registry, log_stream=lines)
+    await layer({"type": "websocket", "path": "/", "headers": []}, nothing, nothing)
+    assert lines.access[0]["user"] == "ann"
+    assert structlog.contextvars.get_contextvars() == {}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tocsin import names
 from tocsin.metrics import group
 from tocsin.metrics.families import Families
@@ -452,6 +453,46 @@ def test_registries_of_one_process_do_not_mix(run: Run) -> None:
     for registry, amount in (("one", 2), ("two", 20)):
         assert result[registry]["jobs_total{kind=x}"] == amount
         assert result[registry]["tocsin_auth_failures_total{reason=expired}"] == amount
+
+
+def test_a_registry_that_is_dropped_takes_its_counts_along(run: Run) -> None:
+    """What comes after it in the same process begins with nothing, and no file is left of it."""
+    result = run(
+        """
+        import gc
+        kept = families_of()
+        def round():
+            registry = CollectorRegistry()
+            families = families_of(registry)
+            families.add(names.AUTH_FAILURES, "expired")
+            child = Child(lambda: families.add(names.AUTH_FAILURES, "expired"))
+            shown = page(registry)["tocsin_auth_failures_total{reason=expired}"]
+            child.kill()
+            return shown
+        shown = []
+        for _ in range(4):
+            shown.append(round())
+            gc.collect()
+        page()
+        give(shown=shown, files=files())
+        """
+    )
+    assert result["shown"] == [2, 2, 2, 2]
+    assert len(result["files"]) == 3  # those of the registry that is kept: its own, the base, the lock
+
+
+def test_files_stay_few_though_nobody_asks_for_a_page(run: Run) -> None:
+    """Workers that come fold those that went."""
+    result = run(
+        """
+        families = families_of()
+        for _ in range(10):
+            Child(lambda: families.add(names.AUTH_FAILURES, "expired")).kill()
+        give(files=files(), shown=page()["tocsin_auth_failures_total{reason=expired}"])
+        """
+    )
+    assert len(result["files"]) <= 4
+    assert result["shown"] == 10
 
 
 def test_other_peoples_collectors_show_the_worker_that_answers(run: Run) -> None:

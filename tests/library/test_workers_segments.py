@@ -194,7 +194,8 @@ from tocsin.metrics import merge
 from tocsin.metrics.described import text_of
 from tocsin.metrics.members import Members
 from tocsin.names import Metric
-segment = Members(Path(sys.argv[1]), merge.fold).join(os.getpid(), 1)
+members = Members(Path(sys.argv[1]), merge.fold)
+segment = members.join(os.getpid(), 1)
 index = segment.add(text_of(Metric("orders_total", "counter", "Orders.", ("kind",))), ("a",), 1)
 segment.cells[index] = 5.0
 print("ready", flush=True)

@@ -81,6 +81,7 @@ class _Watcher:
         self._scheduler = ref(scheduler)
         self._jobs = jobs
         self._executors: list[Any] = []
+        self._attached = True
         self._submitted: OrderedDict[tuple[str, object], tuple[str, float | None]] = OrderedDict()
         self._lock = threading.Lock()
         for executor in list(scheduler._executors.values()):
@@ -89,6 +90,7 @@ class _Watcher:
         scheduler.add_listener(self._run_over, EVENT_JOB_EXECUTED | EVENT_JOB_ERROR | EVENT_JOB_MISSED)
 
     def detach(self, scheduler: Any) -> None:
+        self._attached = False  # somebody may have wrapped ours since; it only passes on from now on
         scheduler.remove_listener(self._executor_added)
         scheduler.remove_listener(self._run_over)
         for executor in self._executors:
@@ -109,6 +111,9 @@ class _Watcher:
             self._executors.append(executor)
 
     def _submit(self, executor: Any, submit: Callable[..., None], job: Any, run_times: Sequence[Any]) -> None:
+        if not self._attached:
+            submit(job, run_times)
+            return
         name = job_name(job)
         outside = isinstance(executor, ProcessPoolExecutor)
         for run_time in run_times:

@@ -62,22 +62,28 @@ def instrument(
     jobs = Jobs(families_of(registry), heartbeats or {}, service_name)
     worker = _Worker(app, registry, jobs, service_name, port, address)
     uninstrument()
+    _Connected.worker = worker
     for signal, receiver in worker.receivers():
         signal.connect(receiver, weak=False)
         _Connected.receivers.append((signal, receiver))
 
 
 def uninstrument() -> None:
-    """Leave Celery alone again. Runs under way are not recorded; the port of a running worker stays open."""
+    """Leave Celery alone again. Runs under way are still recorded; the port of a running worker stays open."""
     while _Connected.receivers:
         signal, receiver = _Connected.receivers.pop()
-        signal.disconnect(receiver)
+        if signal is not signals.task_postrun:
+            signal.disconnect(receiver)
+    worker, _Connected.worker = _Connected.worker, None
+    if worker is not None:
+        worker.leave()
 
 
 class _Connected:
     """What listens to Celery's signals, which belong to the process."""
 
     receivers: ClassVar[list[tuple[Any, Callable[..., None]]]] = []
+    worker: ClassVar[_Worker | None] = None
 
 
 class _Worker:
@@ -102,6 +108,13 @@ class _Worker:
         self._runs: dict[int, Run] = {}
         self._received: WeakValueDictionary[str, Any] = WeakValueDictionary()
         self._child = False
+        self._leaving = False
+
+    def leave(self) -> None:
+        """Hear of runs under way only, until the last of them is over: else their spans and gauges never end."""
+        self._leaving = True
+        if not self._runs:
+            signals.task_postrun.disconnect(self._end)
 
     def receivers(self) -> list[tuple[Any, Callable[..., None]]]:
         return [
@@ -153,6 +166,8 @@ class _Worker:
             # A child that exits inside a task is counted by the main process, which sees it go.
             failed = outcome == "error" and isinstance(retval, BaseException)
             self._jobs.end(run, outcome, retval if failed else None)
+            if self._leaving and not self._runs:
+                signals.task_postrun.disconnect(self._end)
 
     def _lost(self, sender: Any = None, task_id: str = "", exception: Any = None, **_: Any) -> None:
         """Count, in the main process, what a child did not live to count."""

@@ -274,10 +274,18 @@ def _call(address: str, method: str, timeout: float) -> int | str:
 class _Process:
     sender: Sender | None = None
     lock = threading.Lock()
+    watches_forks = False
+
+    @classmethod
+    def after_fork(cls) -> None:
+        cls.lock = threading.Lock()  # what another thread held at the fork is held for ever
 
 
 def sender() -> Sender:
     """Return the process's sender, made when first asked for."""
+    if not _Process.watches_forks:
+        _Process.watches_forks = True
+        os.register_at_fork(after_in_child=_Process.after_fork)
     with _Process.lock:
         if _Process.sender is None:
             _Process.sender = Sender()

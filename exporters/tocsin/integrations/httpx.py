@@ -88,7 +88,7 @@ def _recorded(send: Callable[[httpx.Client, httpx.Request], httpx.Response]) -> 
         families = _families(client)
         if families is None:
             return send(client, request)
-        carry_trace(families, request.headers)
+        carry_trace(families, request)
         outgoing = Outgoing(families, request.method, request.url.host)
         try:
             response = send(client, request)
@@ -108,7 +108,7 @@ def _recorded_async(
         families = _families(client)
         if families is None:
             return await send(client, request)
-        carry_trace(families, request.headers)
+        carry_trace(families, request)
         outgoing = Outgoing(families, request.method, request.url.host)
         try:
             response = await send(client, request)

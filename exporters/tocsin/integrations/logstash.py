@@ -139,7 +139,8 @@ class _Handler(logging.Handler):
 
     def close(self) -> None:
         """Send what is queued, for at most a second, and close the connection."""
-        self._outbox.detach(self)
+        # Not `detach`: as with the package's, a record that comes later makes a new connection.
+        self._outbox.rest(1.0)
         super().close()
 
 

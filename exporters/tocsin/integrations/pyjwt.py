@@ -45,8 +45,8 @@ _NOT_GIVEN = "not given"
 _deciding: ContextVar[bool] = ContextVar("tocsin_jwt_deciding", default=False)
 """Whether something further out will count what fails: a `counting` block, or a call of PyJWT that makes others."""
 
-_counted: ContextVar[tuple[str, int] | None] = ContextVar("tocsin_jwt_counted", default=None)
-"""The request (its trace id) and the hash of the token that were counted last."""
+_counted: ContextVar[tuple[object, int] | None] = ContextVar("tocsin_jwt_counted", default=None)
+"""The request (its server span, else itself) and the hash of the token that were counted last."""
 
 
 def reason_of(error: BaseException, token: str | bytes | None = _NOT_GIVEN) -> str:
@@ -158,7 +158,10 @@ def _first(token: str | bytes | None) -> bool:
     current = CURRENT.get()
     if current is None:
         return True
-    refused = (current.trace.trace_id if current.trace is not None else str(id(current)), hash(token))
+    # Not its trace's id: a client that tries again may send the same. Not its number in memory: the next request of the
+    # thread may get the same.
+    request: object = current if current.trace is None else (current.trace.trace_id, current.trace.span_id)
+    refused = (request, hash(token))
     if _counted.get() == refused:
         return False
     _counted.set(refused)

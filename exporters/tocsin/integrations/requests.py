@@ -1,7 +1,7 @@
 """requests: what its sessions send, counted by server and status, each request carrying the trace on.
 
-What is wrapped is `HTTPAdapter.send`, where each request goes out once, redirects and digest logins included. An
-adapter that inherits nothing from `HTTPAdapter` is not seen.
+What is wrapped is `HTTPAdapter.send`, where each request goes out once, redirects and digest logins included (urllib3's
+retries are inside of it). An adapter that inherits nothing from `HTTPAdapter` is not seen.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _recorded(send: Callable[..., Response]) -> Callable[..., Response]:
             families = next(iter(_all), None)
         if families is None:
             return send(adapter, request, *args, **kwargs)
-        carry_trace(families, request.headers)
+        carry_trace(families, request)
         outgoing = Outgoing(families, request.method or "", _host(request.url))
         try:
             response = send(adapter, request, *args, **kwargs)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import wraps
 from time import perf_counter
@@ -99,7 +100,7 @@ class _Recorder:
         if self._spans:
             opened = self._span(operation_of(statement))
             vars(context)[_SPAN] = opened, opened.__enter__()
-        vars(context)[_STARTED] = perf_counter()
+        vars(context)[_STARTED] = self, perf_counter()
 
     @_guarded
     def after(
@@ -124,9 +125,10 @@ class _Recorder:
             self._ended(connection, failure.statement or "", context, error_name(error))
 
     def _ended(self, connection: Connection, statement: str, context: ExecutionContext, error: str | None) -> None:
-        started: float | None = vars(context).pop(_STARTED, None)
-        if started is None:  # an error before the statement was sent, or while rows were fetched
+        recorder, started = vars(context).get(_STARTED, (None, 0.0))
+        if recorder is not self:  # another's, or an error before the statement was sent or while rows were fetched
             return
+        del vars(context)[_STARTED]
         seconds = perf_counter() - started
         trace = current_trace()
         if self._spans:
@@ -252,6 +254,7 @@ def instrument(
         _recorders[sync] = recorder = _Recorder(sync, families, pool_name, role, spans=spans)
     for name, listener in recorder.listeners().items():
         event.listen(sync, name, listener)
+    _hear_of_errors_first(sync)
     recorder.wrap(sync.pool)
     families.before_collect(_read_pools)
 
@@ -266,6 +269,16 @@ def uninstrument(engine: Engine | AsyncEngine) -> None:
     for name, listener in recorder.listeners().items():
         event.remove(sync, name, listener)
     vars(sync.pool).pop("connect", None)
+    for other, its in list(_recorders.items()):
+        if other.pool is sync.pool:  # one made of the other with execution_options()
+            its.wrap(sync.pool)
+
+
+def _hear_of_errors_first(engine: Engine) -> None:
+    """Go before listeners that raise an error of their own: that ends the round. `insert=True` is ignored there."""
+    listeners = getattr(engine.dialect.dispatch.handle_error, "listeners", None)
+    if isinstance(listeners, deque):  # not public: without it, only those errors are not counted
+        listeners.rotate(1)
 
 
 def _after_fork() -> None:
@@ -274,12 +287,15 @@ def _after_fork() -> None:
 
 
 def _read_pools(families: Families) -> None:
-    """Set the gauges of all pools on this page; engines of the same name and role are added up."""
+    """Set the gauges of all pools on this page; pools of the same name and role are added up."""
     with _lock:
-        found = [(engine.pool, recorder) for engine, recorder in _recorders.items() if recorder.families is families]
+        found: dict[Pool, _Recorder] = {}
+        for engine, recorder in _recorders.items():
+            if recorder.families is families:  # engines made of one another have one pool
+                found.setdefault(engine.pool, recorder)
         shown = _shown.setdefault(families, {})
         shown.update(dict.fromkeys(shown, 0))
-        for pool, recorder in found:
+        for pool, recorder in found.items():
             for gauge, value in recorder.gauges(pool):
                 shown[gauge] = shown.get(gauge, 0) + value
         gauges = dict(shown)

@@ -22,7 +22,7 @@ _CLIENTS_LIMIT = 4096
 _MARK, _ESCAPED = "\x00\x00", "\\u0000\\u0000"
 _BOUND = Facts._fields.index("bound")
 _THOUSAND = [f"{number:03d}Z" for number in range(1000)]
-_NEEDS_CARE = re.compile(r"[^\w/.,~!$%&*+;-]", re.ASCII)
+_NEEDS_CARE = re.compile(r"[^\w/.,~!$&*+;-]", re.ASCII)
 """What a path may hold that has to be escaped, or may be part of a secret."""
 
 

@@ -7,6 +7,7 @@ been executed. It is taken away again then.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -39,16 +40,19 @@ class _Arrival(MetaPathFinder):
             return spec
 
         def exec_module(module: ModuleType) -> None:
-            del loader.exec_module  # this instance's, not its class's
+            vars(loader).pop("exec_module", None)  # this instance's, not its class's
             loader.exec_module(module)
-            if self in sys.meta_path:  # still wanted
+            if module.__name__ == self._name and self in sys.meta_path:  # still wanted
                 sys.meta_path.remove(self)
                 try:
                     self._action()
                 except Exception:  # a guard: whoever imports it has nothing to do with us
                     _log.warning("%s was imported, but could not be configured", self._name, exc_info=True)
 
-        loader.exec_module = exec_module  # type: ignore[method-assign]
+        # A loader of a frozen program may be a class, or take no attributes: then nothing is awaited.
+        if not isinstance(loader, type):
+            with contextlib.suppress(AttributeError, TypeError):
+                loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from typing import Protocol
-from weakref import WeakSet
+from weakref import ref
 
 
 class Forking(Protocol):
@@ -18,14 +18,16 @@ class Forking(Protocol):
         """Go on in the parent; begin anew in the child."""
 
 
-_forking: WeakSet[Forking] = WeakSet()
-_resting: list[tuple[Forking, bool]] = []
+# A list, not a WeakSet: that cannot be walked while another thread adds to it.
+_forking: list[ref[Forking]] = []
+_resting: dict[int, list[tuple[Forking, bool]]] = {}
+"""What came to rest, by the thread that forks: two may do so at once."""
 _watching = threading.Lock()
 
 
 def watch(forking: Forking) -> None:
     """Tell this one of forks; kept by a weak reference."""
-    _forking.add(forking)
+    _forking.append(ref(forking, _forking.remove))
     if _watching.acquire(blocking=False):  # once in a process, for it cannot be undone; never released
         os.register_at_fork(
             before=_before,
@@ -35,10 +37,13 @@ def watch(forking: Forking) -> None:
 
 
 def _before() -> None:
-    _resting[:] = [(forking, forking.before_fork()) for forking in tuple(_forking)]
+    found = [forking for reference in tuple(_forking) if (forking := reference()) is not None]
+    _resting[threading.get_ident()] = [(forking, forking.before_fork()) for forking in found]
 
 
 def _after(*, child: bool) -> None:
-    for forking, held in _resting:
+    resting = _resting.pop(threading.get_ident(), [])
+    if child:
+        _resting.clear()
+    for forking, held in resting:
         forking.after_fork(child=child, held=held)
-    _resting.clear()

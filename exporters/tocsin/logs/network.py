@@ -63,9 +63,10 @@ class TcpSink:
         try:
             if _gone(connection):
                 raise ConnectionResetError
+            poll = select.poll()  # not `select.select`: that refuses descriptors from 1,024 on
+            poll.register(connection, select.POLLOUT)
             while sent < len(parcel.data):
-                _, writable, _ = select.select((), (connection,), (), max(0.0, deadline - time.monotonic()))
-                if not writable:
+                if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                     return False
                 sent += connection.send(parcel.data[sent:])
         except OSError:

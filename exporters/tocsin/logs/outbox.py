@@ -56,6 +56,7 @@ class Outbox:
         self._lines_in = self._lines_out = 0
         self._bytes_in = self._bytes_out = 0
         self._parcels: deque[Parcel] = deque()
+        self._packed = (0, 0)  # lines and bytes of those
         self._sending = threading.Lock()
         self._starting = threading.Lock()
         self._bell = threading.Lock()
@@ -63,7 +64,6 @@ class Outbox:
         self._started = False
         self._asleep = True
         self._urgent = False
-        self._stopped = False
 
     # --- who uses it ----------------------------------------------------------------------------------------------
 
@@ -73,12 +73,15 @@ class Outbox:
         self._by_author = False
 
     def detach(self, source: Source, timeout: float = 1.0) -> None:
-        """Forget a source; after the last one flush for so many seconds, stop the thread and close the sink."""
+        """Forget a source; after the last one flush for so many seconds, stop the thread and close the sink.
+
+        What the sink did not take by then is lost, and counted.
+        """
+        if self._sources == [source] and not self.shutdown(timeout):
+            self._discard()
         self._report()
         with contextlib.suppress(ValueError):
             self._sources.remove(source)
-        if not self._sources:
-            self.shutdown(timeout)
 
     # --- in -------------------------------------------------------------------------------------------------------
 
@@ -120,7 +123,7 @@ class Outbox:
             return
         try:
             if not self._started:
-                _thread.start_new_thread(self._run, ())
+                _thread.start_new_thread(self._run, (self._bell,))
                 self._started = True
                 _flush_with_multiprocessing(self)
         except RuntimeError:  # no threads any more: the interpreter is about to end
@@ -131,10 +134,12 @@ class Outbox:
 
     # --- out ------------------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        bell, idle = self._bell, 0
-        self._asleep = False
-        while not self._stopped and bell is self._bell:
+    def _run(self, bell: _thread.LockType) -> None:
+        idle = 0
+        # Whoever stopped this thread gave its bell away: what is noted about being asleep is the next one's then.
+        if bell is self._bell:
+            self._asleep = False
+        while bell is self._bell:
             try:
                 if not self._urgent:
                     bell.acquire(timeout=BATCH_SECONDS)
@@ -146,9 +151,10 @@ class Outbox:
                     idle += 1
                 else:
                     self._asleep = True
-                    if not self._queue:  # nothing came in between
+                    if not self._queue and bell is self._bell:  # nothing came in between
                         bell.acquire()
-                    self._asleep = False
+                    if bell is self._bell:
+                        self._asleep = False
                     idle = 0
                 self._report()
             except Exception:  # a guard: of a thread that dies nobody hears
@@ -166,19 +172,47 @@ class Outbox:
         deadline = monotonic() + timeout
         done = self.flush(timeout)
         self._by_author = True
-        if self._started:
-            self._stopped = True
-            with contextlib.suppress(RuntimeError):
-                self._bell.release()
+        bell, self._bell = self._bell, threading.Lock()  # the next thread's; the old one ends when it sees this
+        self._bell.acquire()
+        self._started, self._asleep = False, True
+        with contextlib.suppress(RuntimeError):
+            bell.release()
         if self._sending.acquire(timeout=max(0.0, deadline - monotonic())):
             try:
                 self.sink.close()
             finally:
                 self._sending.release()
-        bell = threading.Lock()  # the next thread's; the old one ends when it sees this
-        bell.acquire()
-        self._bell, self._started, self._stopped, self._asleep = bell, False, False, True
         return done
+
+    def rest(self, timeout: float) -> bool:
+        """Do as `shutdown` does; but what comes later starts a thread again, unless the process is about to end."""
+        late = self._by_author
+        done = self.shutdown(timeout)
+        self._by_author = late
+        return done
+
+    def _discard(self) -> None:
+        """Count as lost what nobody will send any more."""
+        if not self._sending.acquire(timeout=_PATIENCE_SECONDS):  # it is being sent, and nobody can tell how much
+            return
+        try:
+            left = Counter(source for parcel in self._parcels for source in parcel.sources)
+            self._parcels.clear()
+            with contextlib.suppress(IndexError):
+                while True:
+                    source, payload, lines = self._queue.popleft()
+                    left[source] += lines
+                    self._leave(lines, len(payload))
+            self._leave(*self._packed)
+            self._packed = (0, 0)
+        finally:
+            self._sending.release()
+        for source, lines in left.items():
+            source.lost("closed", lines)
+
+    def _leave(self, lines: int, size: int) -> None:
+        self._lines_out += lines
+        self._bytes_out += size
 
     def _send_all(self, deadline: float, patience: float) -> bool:
         """Send what is queued by now; return False if the sink takes nothing until the deadline."""
@@ -200,6 +234,9 @@ class Outbox:
         """Move a batch out of the queue, as parcels."""
         if self._parcels:
             return
+        # Only now: what is in a parcel takes memory until it is sent.
+        self._leave(*self._packed)
+        self._packed = (0, 0)
         payloads: list[bytes] = []
         sources: list[Source] = []
         queue = self._queue
@@ -207,9 +244,8 @@ class Outbox:
             source, payload, lines = queue.popleft()
             payloads.append(payload)
             sources += [source] * lines
-            self._lines_out += lines
-            self._bytes_out += len(payload)
         if payloads:
+            self._packed = (len(sources), sum(map(len, payloads)))
             self._parcels.extend(self.sink.pack(payloads, sources))
 
     def _send(self, parcel: Parcel, patience: float) -> bool:

@@ -8,6 +8,7 @@ import os
 import select
 import stat
 import time
+from os.path import abspath
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ class FileSink(DescriptorSink):
             OSError: it cannot be opened for appending.
         """
         super().__init__()
-        self._path = path
+        self._path = Path(abspath(path))  # noqa: PTH100 - follows no link, and daemons change their directory
         self._descriptor: int | None = self._open()
         self._look_again = 0.0
 
@@ -166,6 +167,11 @@ class StreamSink(DescriptorSink):
                 self._before = (stream.line_buffering, stream.write_through)
                 stream.reconfigure(line_buffering=True, write_through=False)
 
+    @property
+    def closed(self) -> bool:
+        """Whether the stream's owner has closed it."""
+        return bool(getattr(self._stream, "closed", False))
+
     def descriptor(self) -> int:
         """Return the stream's descriptor.
 
@@ -188,6 +194,11 @@ class ForeignSink:
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
+
+    @property
+    def closed(self) -> bool:
+        """Whether the stream's owner has closed it."""
+        return bool(getattr(self._stream, "closed", False))
 
     def pack(self, payloads: list[bytes], sources: list[Source]) -> list[Parcel]:
         """Return one parcel."""

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from tocsin import settings
 from tocsin.logs.process import current_pipeline
+from tocsin.names import Field
 from tocsin.redact import text_of
 
 _RECORD_FIELDS = frozenset(
@@ -31,10 +32,15 @@ class StdlibHandler(logging.Handler):
             message = record.getMessage()
         except Exception:  # arguments that do not fit the text
             message = f"{text_of(record.msg)} {text_of(record.args)}"
+        fields = {name: value for name, value in record.__dict__.items() if name not in _RECORD_FIELDS}
+        # `stack_info=True`; and what a record from another process has instead of its exception.
+        stack = record.stack_info or (None if record.exc_info else record.exc_text)
+        if stack:
+            fields[Field.ERROR_STACK] = stack
         current_pipeline().event(
             level_name(record.levelno),
             message.rstrip(),
-            {name: value for name, value in record.__dict__.items() if name not in _RECORD_FIELDS},
+            fields,
             logger=record.name,
             error=error_of(record.exc_info),
         )

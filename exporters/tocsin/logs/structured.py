@@ -10,6 +10,7 @@ import structlog
 from tocsin import settings
 from tocsin.logs.process import current_pipeline
 from tocsin.logs.stdlib import error_of
+from tocsin.names import Field
 from tocsin.redact import text_of
 
 _METHOD_LEVELS = {
@@ -20,6 +21,15 @@ _METHOD_LEVELS = {
     "msg": "info",
     "notset": "debug",
 }
+
+
+_stack = structlog.processors.StackInfoRenderer(additional_ignores=["tocsin."])
+
+
+def _add_stack(fields: dict[str, Any]) -> None:
+    """Have `stack_info=True` mean what it does with structlog and the standard library: where this was called."""
+    if fields.pop("stack_info"):
+        fields[Field.ERROR_STACK] = _stack(None, "", {"stack_info": True})["stack"]
 
 
 class Output:
@@ -35,6 +45,8 @@ class Output:
         fields = dict(event)
         message = fields.pop("event", "")
         error = error_of(fields.pop("exc_info", None))
+        if "stack_info" in fields:
+            _add_stack(fields)
         text = message if type(message) is str else text_of(message)
         current_pipeline().event(level, text, fields, logger=self.name, error=error)
 
@@ -64,6 +76,9 @@ class Logger(_EveryLevel):  # type: ignore[misc]  # structlog types what it make
             return super()._proxy_to_logger(method_name, event, **event_kw)
         fields = {**self._context, **event_kw} if self._context else event_kw
         error = error_of(fields.pop("exc_info")) if "exc_info" in fields else None
+        if "stack_info" in fields:
+            fields = dict(fields)
+            _add_stack(fields)
         if type(event) is not str:
             event = "" if event is None else text_of(event)
         level = _METHOD_LEVELS.get(method_name, method_name)

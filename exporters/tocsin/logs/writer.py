@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
+import stat
 import sys
 import threading
 from pathlib import Path
 from typing import IO, Any, Protocol
 from weakref import WeakValueDictionary
 
+from tocsin.logs import forks
 from tocsin.logs.outbox import Outbox
 from tocsin.logs.parcel import Item, Source
 from tocsin.logs.sinks import FileSink, ForeignSink, StreamSink, write_whole
@@ -52,6 +55,16 @@ class DirectWriter:
         self._stream = stream
         # Re-entrant: a finalizer or signal handler that logs may run while this thread is writing.
         self._lock = threading.RLock()
+        forks.watch(self)
+
+    def before_fork(self) -> bool:
+        """Wait for nobody: a terminal may be held up."""
+        return False
+
+    def after_fork(self, *, child: bool, held: bool) -> None:
+        """Have a lock of its own in the child: another thread of the parent may have been writing."""
+        if child:
+            self._lock = threading.RLock()
 
     def attach(self, source: Source) -> None:
         """There is nothing to note."""
@@ -62,8 +75,8 @@ class DirectWriter:
     def put(self, item: Item, urgent: bool = False) -> bool:
         """Write the lines; return whether that worked."""
         source, payload, lines = item
-        # Not for ever: another thread may have held the lock when this process was forked.
-        if not self._lock.acquire(timeout=1.0):
+        # Not for ever: what another thread is writing to may take nothing.
+        if not (lock := self._lock).acquire(timeout=1.0):
             source.lost("write", lines)
             return False
         try:
@@ -75,7 +88,7 @@ class DirectWriter:
         else:
             return True
         finally:
-            self._lock.release()
+            lock.release()
         return False
 
     def flush(self, timeout: float) -> bool:
@@ -134,20 +147,60 @@ class StdoutWriter:
         stream = sys.stdout
         if stream is self._stream:
             return
-        writer: Writer | None = self._outboxes.get(id(stream))
+        target = _destination(stream)
+        writer: Writer | None = self._outboxes.get(id(target))
         if writer is None:
-            writer = open_stream(stream)
+            self._let_go_of_closed()
+            writer = DirectWriter(target) if _is_redirection(target) else open_stream(target)
             for source in self._sources:
                 writer.attach(source)
             if isinstance(writer, Outbox):  # it keeps the stream, so the id stays the stream's
-                self._outboxes[id(stream)] = writer
+                self._outboxes[id(target)] = writer
         self._writer, self._stream = writer, stream
+
+    def _let_go_of_closed(self) -> None:
+        """Forget former streams that their owners have closed, or there would be a thread for each."""
+        for key, outbox in tuple(self._outboxes.items()):
+            if getattr(outbox.sink, "closed", False):
+                del self._outboxes[key]
+                for source in tuple(self._sources):
+                    outbox.detach(source)
 
 
 # --- one writer for each destination ----------------------------------------------------------------------------------
 
 _open: WeakValueDictionary[object, Any] = WeakValueDictionary()
-_opening = threading.RLock()  # re-entrant: opened where stdout was changed, perhaps by a finalizer
+
+
+class _Opening:
+    """One thread at a time looks for a writer or makes one; a forked child does not wait for one of its parent's."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # re-entrant: opened where stdout was changed, perhaps by a finalizer
+        self._watched = False
+
+    def __enter__(self) -> None:
+        if not self._watched:
+            self._watched = True
+            forks.watch(self)
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def before_fork(self) -> bool:
+        """Let a file that is being opened be opened."""
+        return self._lock.acquire(timeout=0.1)
+
+    def after_fork(self, *, child: bool, held: bool) -> None:
+        """Go on."""
+        if child:
+            self._lock = threading.RLock()
+        elif held:
+            self._lock.release()
+
+
+_opening = _Opening()
 
 
 def open_file(path: str | os.PathLike[str]) -> Outbox:
@@ -188,6 +241,22 @@ def open_stdout() -> StdoutWriter:
         if writer is None:
             writer = _open["stdout"] = StdoutWriter()
         return writer
+
+
+def _destination(stream: Any) -> Any:
+    """Return the stream, or the real stdout instead of one that logs what it is given: that would come back to us.
+
+    Celery's workers put such a one in stdout's place.
+    """
+    return sys.__stdout__ if isinstance(getattr(stream, "logger", None), logging.Logger) else stream
+
+
+def _is_redirection(stream: Any) -> bool:
+    """Whether this is a file that somebody put in stdout's place, to close and read it as soon as he is done."""
+    try:
+        return stream is not sys.__stdout__ and stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except Exception:  # no descriptor, or closed, or no stream at all
+        return False
 
 
 def _is_plain(stream: Any) -> bool:

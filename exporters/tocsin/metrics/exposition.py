@@ -8,14 +8,13 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Protocol, cast
+from typing import Protocol
 from weakref import WeakKeyDictionary
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import InfoMetricFamily
 from prometheus_client.metrics_core import Metric as PrometheusMetric
-from prometheus_client.registry import Collector
 
 from tocsin.metrics import foreign
 from tocsin.metrics.families import Families, existing_families
@@ -158,7 +157,7 @@ def _may_have(registry: Registry, collector: Registry, names: frozenset[str]) ->
     """Whether a collector may give one of these samples: those that told their names are not asked for others."""
     if not isinstance(registry, CollectorRegistry) or isinstance(collector, Families):
         return True  # ours has what only other workers count, too
-    told = registry._collector_to_names.get(cast("Collector", collector))
+    told = registry._collector_to_names.get(collector)
     return not told or not names.isdisjoint(told)
 
 
@@ -171,7 +170,7 @@ class _Named:
 
     def collect(self) -> Iterable[PrometheusMetric]:
         for metric in self.collector.collect():
-            part = metric._restricted_metric(self.names)
+            part = metric._restricted_metric(self.names)  # type: ignore[no-untyped-call]
             if part is not None:
                 yield part
 

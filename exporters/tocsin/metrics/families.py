@@ -83,7 +83,7 @@ class Families(Collector):
         self._unclaimed: list[names.Metric] = []
         self._registry: Callable[[], CollectorRegistry | None] = lambda: None
         self._targets: dict[tuple[str, ...], None] = {}
-        self._callbacks: list[Callable[[Families], None]] = []
+        self._callbacks: list[Callable[[Families], object]] = []
         self._reported: set[object] = set()
         self.store.on_renewal(self._forget)
 
@@ -159,7 +159,7 @@ class Families(Collector):
         self._targets[service_name, service_version or "", "tocsin"] = None
         self.store.name_service(service_name)
 
-    def before_collect(self, callback: Callable[[Families], None]) -> Callable[[], None]:
+    def before_collect(self, callback: Callable[[Families], object]) -> Callable[[], None]:
         """Have this called before each scrape, to set gauges; return what undoes it. A failing one is counted."""
         if callback not in self._callbacks:
             self._callbacks.append(callback)

@@ -28,7 +28,8 @@ from tocsin.metrics.lines import Shown, exemplar_text, line, number, numbers
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _EOF = "# EOF\n"
-_PREFIXES_LIMIT = 100_000
+_PREFIXES_LIMIT = 25_000
+"""Beginnings of lines that are kept, and as many that may be needed again. Labels that change at each scrape take 25 MiB."""
 _TEXT_TYPES = {
     "counter": ("_total", "counter"),
     "info": ("_info", "gauge"),
@@ -41,6 +42,7 @@ _LATE = ("_created", "_gsum", "_gcount")
 """Suffixes of samples that the text format has no place for: they become gauges after the family."""
 
 _prefixes: dict[tuple[object, ...], str] = {}
+_older: dict[tuple[object, ...], str] = {}
 
 
 class _Lines:
@@ -168,11 +170,16 @@ def _text_of_sample(family: PrometheusMetric, sample: Sample, *, openmetrics: bo
     key = (sample.name, *sample.labels.items())
     prefix = _prefixes.get(key)
     if prefix is None:
-        if _NAME.fullmatch(sample.name) is None or not all(map(_LABEL.fullmatch, sample.labels)):
-            return None
+        prefix = _older.pop(key, None)
+        if prefix is None:
+            if _NAME.fullmatch(sample.name) is None or not all(map(_LABEL.fullmatch, sample.labels)):
+                return None
+            prefix = (line(sample.name, sample.labels) % "").removesuffix("\n")
         if len(_prefixes) >= _PREFIXES_LIMIT:
+            _older.clear()
+            _older.update(_prefixes)
             _prefixes.clear()
-        prefix = _prefixes[key] = (line(sample.name, sample.labels) % "").removesuffix("\n")
+        _prefixes[key] = prefix
     exemplar = sample.exemplar
     if exemplar is None or not openmetrics:
         return f"{prefix}{number(sample.value)}\n"

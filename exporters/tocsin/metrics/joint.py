@@ -34,13 +34,15 @@ class Joint:
     Args:
         folder: of the group.
         own: whether the folder is ours, so that the ones beside it that nobody needs are removed.
+        leads: whether this process leads the group, so that the folder goes when this one is dropped.
 
     Raises:
         OSError: there is no such folder and none can be made, or no room.
     """
 
-    def __init__(self, folder: Path, *, own: bool) -> None:
-        self._members = Members(folder, fold)
+    def __init__(self, folder: Path, *, own: bool, leads: bool) -> None:
+        self._members = Members(folder, fold, leads=own and leads)
+        self._last = own and leads
         if own:
             sweep(folder.parent, group.forsaken, time.time())
         self._pid = os.getpid()
@@ -114,14 +116,10 @@ class Joint:
         """Count as a worker from now on: a process that answers requests."""
         self.segment.cells[STARTS] = 1.0
 
-    def leave(self, *, last: bool) -> None:
-        """At the end of the process: note its CPU time.
-
-        Args:
-            last: the folder goes too, if nobody else is in it.
-        """
+    def leave(self) -> None:
+        """At the end of the process: note its CPU time; if it leads, the folder goes when nobody else is in it."""
         self.segment.cells[CPU] = max(self.segment.cells[CPU], sum(os.times()[:2]))
-        if last:
+        if self._last:
             self._members.leave()
 
     # --- all processes ------------------------------------------------------------------------------------------------

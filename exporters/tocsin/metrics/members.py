@@ -13,6 +13,7 @@ import secrets
 import shutil
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from mmap import mmap
@@ -56,15 +57,26 @@ def locked(folder: Path) -> Iterator[bool]:
 
 
 class Members:
-    """One group's folder, as one process sees it. Not thread-safe."""
+    """One group's folder, as one process sees it. Not thread-safe.
 
-    def __init__(self, folder: Path, fold: Fold) -> None:
+    Dropped while the process lives, it takes its segment with it: what a registry that is no more has counted is on no
+    page. At the end of the process the segment stays.
+
+    Args:
+        folder: made by `join`.
+        fold: makes a base.
+        leads: whether this process leads the group: then the folder goes with the segment, if nobody else is in it.
+    """
+
+    def __init__(self, folder: Path, fold: Fold, *, leads: bool = False) -> None:
         self.folder = folder
         self.own = ""
         """Name of this process's segment; empty before `join`."""
         self.views: dict[str, View] = {}
         """The base and all segments by name, own and base included, as of the last `refresh`."""
         self._fold = fold
+        self._leads = leads
+        self._dropped: weakref.finalize[..., Members] | None = None
         self._base: tuple[tuple[int, int] | None, View | None] = (None, None)
 
     def join(self, pid: int, started: int, moved: Segment | None = None) -> Segment:
@@ -84,7 +96,9 @@ class Members:
     def _join(self, name: str, pid: int, started: int, moved: Segment | None) -> Segment:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Hidden until it is locked and begun. If the lock of the folder cannot be had, that must do.
-        with locked(self.folder):
+        with locked(self.folder) as held:
+            if held:
+                self._fold_dead()  # also where nobody asks for a page, files stay few
             file = _File(self.folder / f".{name}")
             try:
                 if moved is None:
@@ -97,6 +111,10 @@ class Members:
                 file.discard()
                 raise
         self.own = name
+        if self._dropped is not None:
+            self._dropped()  # the file before, which somebody has removed
+        self._dropped = weakref.finalize(self, _drop, file, self.folder if self._leads else None, pid)
+        self._dropped.atexit = False
         return segment
 
     def refresh(self, *, fold: bool) -> list[View]:
@@ -293,9 +311,18 @@ class _File:
         self._path = path
 
     def discard(self) -> None:
+        """Let go of the lock, and remove the file."""
         _held.discard(self._lock)
         os.close(self._lock)
         self._path.unlink(missing_ok=True)
+
+
+def _drop(file: _File, folder: Path | None, pid: int) -> None:
+    if os.getpid() == pid:  # else it is the file of the process that this one was forked from
+        with suppress(OSError):
+            file.discard()
+        if folder is not None:
+            leave(folder)
 
 
 def _mapped(path: Path) -> Buffer:

@@ -5,14 +5,19 @@ For what is no web application (a worker, a batch job), and for pages that shoul
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import threading
+import time
 from asyncio import to_thread
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from math import inf
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
+from weakref import WeakSet
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
@@ -63,7 +68,8 @@ class Server:
         self.port = int(server.server_address[1])
         self._thread = threading.Thread(target=server.serve_forever, name="tocsin-metrics", daemon=True)
         self._thread.start()
-        os.register_at_fork(after_in_child=server.abandon)
+        _watch_forks()
+        _listeners.add(server)
 
     def close(self) -> None:
         """Stop answering and free the port. Later calls do nothing."""
@@ -71,6 +77,7 @@ class Server:
             self._server.open = False
             self._server.shutdown()
             self._server.server_close()
+            self._server.end_reading(inf)
             self._thread.join(_TIMEOUT)
 
 
@@ -85,7 +92,7 @@ def serve(port: int = PORT, address: str = "127.0.0.1", registry: CollectorRegis
         registry: what to show; default: prometheus_client's REGISTRY.
 
     Raises:
-        OSError: the port is taken, or the address is not of this machine.
+        OSError: the port is taken, or the address is none, or not of this machine.
     """
     registry = REGISTRY if registry is None else registry
     return Server(_Listener(address, port, registry, shared=families_of(registry).shared()))
@@ -101,21 +108,37 @@ class _Listener(ThreadingHTTPServer):
         self.open = True
         self._free = threading.BoundedSemaphore(_AT_ONCE)
         self._shared = shared
-        found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        self.address_family = found[0][0]
+        self.due: dict[socket.socket, float] = {}
+        """By when (monotonic seconds) the request must be there, of each connection that is being read."""
         try:
+            found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            self.address_family = found[0][0]
             super().__init__((address, port), _Handler)
         except OSError as error:
             raise OSError(
-                error.errno, f"cannot serve metrics on {address} port {port}: {error.strerror}. Choose another port."
+                error.errno,
+                f"cannot serve metrics on {address} port {port}: {error.strerror}. Choose another port or address.",
             ) from error
 
     def server_bind(self) -> None:
         """Bind; several workers bind the same port, and the kernel spreads the scrapers over them."""
+        # A connection that was ours to close lingers for a minute, and must not keep the next process from the port.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if self._shared:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()  # without the reverse lookup of HTTPServer: it may take long
+
+    def service_actions(self) -> None:
+        """End connections whose request comes byte by byte: the timeout of a socket begins anew with each of them."""
+        self.end_reading(time.monotonic())
+
+    def end_reading(self, now: float) -> None:
+        """End connections whose request was due before."""
+        for connection, due in list(self.due.items()):
+            if due < now:
+                with suppress(OSError):  # it is over by now
+                    connection.shutdown(socket.SHUT_RDWR)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread, if not too many are at it."""
@@ -145,16 +168,43 @@ class _Listener(ThreadingHTTPServer):
             self.socket.close()
 
 
+_listeners: WeakSet[_Listener] = WeakSet()
+
+
+@functools.cache
+def _watch_forks() -> None:
+    os.register_at_fork(after_in_child=_abandon)
+
+
+def _abandon() -> None:
+    for listener in list(_listeners):
+        listener.abandon()
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = _TIMEOUT
     server: _Listener
 
+    def handle_one_request(self) -> None:
+        """Wait for a request, and answer it."""
+        due = self.server.due
+        due[self.connection] = time.monotonic() + 2 * self.timeout  # to begin, and to be here
+        try:
+            super().handle_one_request()
+        finally:
+            due.pop(self.connection, None)
+            if not self.server.open:
+                self.close_connection = True
+
     def do_GET(self) -> None:
         """Answer a scrape, on whatever path."""
+        self.server.due.pop(self.connection, None)
         headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]
-        status, sent, body = answer(self.server.registry, self.command, headers, urlsplit(self.path).query)
+        status, sent, body = answer(self.server.registry, self.command, headers, self.path.partition("?")[2])
         self.send_response(status)
+        if "transfer-encoding" in self.headers or self.headers.get("content-length", "0") != "0":
+            self.send_header("connection", "close")  # the body is not read, and must not be taken for a request
         for name, value in sent:
             self.send_header(name.decode("latin-1"), value.decode("latin-1"))
         self.end_headers()
@@ -166,7 +216,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Refuse."""
-        self.close_connection = True  # whatever its body is, it is not read
         self.do_GET()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -44,14 +45,17 @@ class SharedStore(HeapStore):
         service: name of the service, or empty.
         number: which of the stores of this service in this process it is; the same in every worker.
         environ: where `PROMETHEUS_MULTIPROC_DIR` is looked for.
+        first: the first store of this process, if it is another: what prometheus_client counts goes there, whichever
+            of them shares its cells first.
     """
 
-    def __init__(self, service: str, number: int, environ: Mapping[str, str]) -> None:
+    def __init__(self, service: str, number: int, environ: Mapping[str, str], first: SharedStore | None = None) -> None:
         super().__init__()
         self._service = service
         self._number = number
         self._declared = group.declared_folder(environ)
         self._leader = group.leader()
+        self._first: Callable[[], SharedStore | None] = weakref.ref(self if first is None else first)
         self._forget: list[Callable[[], None]] = []
         self._joint: Joint | None = None
         self._refused = False
@@ -191,7 +195,7 @@ class SharedStore(HeapStore):
     def leave(self) -> None:
         """At the end of the process: note its CPU time, and take away what nobody needs any more."""
         if self._joint is not None:
-            self._joint.leave(last=self._declared is None and self._leader.pid == os.getpid())
+            self._joint.leave()
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -219,7 +223,8 @@ class SharedStore(HeapStore):
         from tocsin.metrics import adopt, joint  # noqa: PLC0415
 
         try:
-            found = joint.Joint(self._folder(), own=self._declared is None)
+            leads = self._leader.pid == os.getpid()
+            found = joint.Joint(self._folder(), own=self._declared is None, leads=leads)
             found.take(super().readings())
         except (OSError, ValueError) as error:
             self._refused = True
@@ -233,7 +238,10 @@ class SharedStore(HeapStore):
         for forget in self._forget:
             forget()
         if self._declared is None:
-            adopt.begin(self)
+            first = self._first() or self
+            with first.lock:
+                if first._joint is not None or first._publish():
+                    adopt.begin(first)
         return True
 
     def _start_empty(self) -> None:

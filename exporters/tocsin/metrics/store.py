@@ -104,10 +104,9 @@ class HeapStore:
         size = size_of(metric)
         # The garbage collector may run at any call or new list, and what it ends may count in here, under the lock that
         # this thread has. So cells are taken without a call in between, and a series that is there by now stays.
-        index = self._end
-        self._end = end = index + size
-        self.cells.extend([0.0] * (end - len(self.cells)))
-        return self._series.setdefault((metric.name, labels), (index, end, metric, labels))[0]
+        index, self._end = self._end, self._end + size
+        self.cells.extend([0.0] * (index + size - len(self.cells)))
+        return self._series.setdefault((metric.name, labels), (index, index + size, metric, labels))[0]
 
     def exemplify(self, index: int, bucket: int, exemplar: Exemplar) -> None:
         """Keep the latest exemplar of a bucket of the series that begins at this index."""

@@ -9,6 +9,7 @@ import atexit
 import os
 import sys
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -26,7 +27,11 @@ class _Process:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.stores: WeakValueDictionary[tuple[str, int], SharedStore] = WeakValueDictionary()
+        self.stores: WeakValueDictionary[int, SharedStore] = WeakValueDictionary()
+        """In the order they were made."""
+        self.numbers: Counter[str] = Counter()
+        """How many stores there were, by service. No number is given twice: the same in all workers, it must not
+        depend on when one of them collects its garbage."""
         self.by_registry: WeakKeyDictionary[CollectorRegistry, SharedStore] = WeakKeyDictionary()
         self.prepared = False
 
@@ -53,14 +58,13 @@ def store_for(
             _process.prepared = True
             os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
             atexit.register(_at_exit)
-        number = 0
-        while (service, number) in _process.stores:
-            number += 1
+        number = _process.numbers[service]
+        _process.numbers[service] += 1
         watched = registry is not None and group.declared_folder(environ) is None
         if registry is not None and watched:
             WATCHED.add(registry)
-        store = SharedStore(service, number, environ)
-        _process.stores[service, number] = store
+        store = SharedStore(service, number, environ, next(iter(_process.stores.values()), None))
+        _process.stores[_process.numbers.total()] = store
         if registry is not None:
             _process.by_registry[registry] = store
     adopt = sys.modules.get("tocsin.metrics.adopt")

@@ -15,6 +15,7 @@ from opentelemetry import trace as otel
 from opentelemetry.context.context import Context
 from opentelemetry.util._decorator import _agnosticcontextmanager
 
+from tocsin.redact import text_of
 from tocsin.request import CURRENT, RUNNING, Running, error_name
 from tocsin.tracing.context import ACTIVE, Trace, active_span
 from tocsin.tracing.recording import KINDS, OURS, Scope
@@ -39,6 +40,8 @@ class ApiSpan(Span, otel.Span):
     """A span of ours that OpenTelemetry takes for one of its own."""
 
     _context: otel.SpanContext | None = None
+    records_exceptions = fails_on_exceptions = True
+    """What is to be done with an exception that leaves the span's own `with` block."""
     # Both bases have all of these; ours record.
     set_attribute = Span.set_attribute
     set_attributes = Span.set_attributes
@@ -85,8 +88,10 @@ class ApiSpan(Span, otel.Span):
     def __exit__(self, kind: Any, error: Any, stack: Any) -> None:
         """End the span, with the exception if one leaves its `with` block."""
         if isinstance(error, Exception):
-            self.record_exception(error)
-            self.set_status("error", f"{error_name(error)}: {error}")
+            if self.records_exceptions:
+                self.record_exception(error)
+            if self.fails_on_exceptions:
+                self.set_status("error", f"{error_name(error)}: {text_of(error)}")
         self.end()
 
 
@@ -107,7 +112,7 @@ class Tracer(otel.Tracer):
         attributes: Any = None,
         links: Sequence[otel.Link] | None = None,
         start_time: int | None = None,
-        record_exception: bool = True,  # OpenTelemetry's signature
+        record_exception: bool = True,
         set_status_on_exception: bool = True,
     ) -> otel.Span:
         """Begin a span; without a parent it begins a trace."""
@@ -121,9 +126,12 @@ class Tracer(otel.Tracer):
             origin = current_origin()
             if origin is None:
                 return otel.INVALID_SPAN if parent is None else _unrecorded(parent)
-            made = begun(origin.originate(parent), name, number, self._scope, attributes, start_time)
+            remote = otel.get_current_span(context).get_span_context().is_remote
+            made = begun(origin.originate(parent, remote=remote), name, number, self._scope, attributes, start_time)
         for link in links or ():
             made.add_link(link.context, link.attributes)
+        if isinstance(made, ApiSpan) and not (record_exception and set_status_on_exception):
+            made.records_exceptions, made.fails_on_exceptions = record_exception, set_status_on_exception
         return cast("otel.Span", made)
 
     @_agnosticcontextmanager

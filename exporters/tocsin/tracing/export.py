@@ -42,6 +42,7 @@ class Exporter:
         self.value_limit = settings.value_limit
         self.attribute_limit = settings.attribute_limit
         self.event_limit = settings.event_limit
+        self.link_limit = settings.link_limit
         self._families = families
         self._batching = settings.batching
         self._limit = settings.batching.queue_size
@@ -164,8 +165,8 @@ class Exporter:
             if self._queue or self._hurried:
                 self._thread = threading.current_thread()
                 return False
-        if self._collector is not None:
-            self._collector.close()
+            if self._collector is not None:
+                self._collector.close()  # before the next thread can be started: it would lose its connection
         return True
 
     def _drain(self) -> None:
@@ -191,18 +192,24 @@ class Exporter:
             if self._console:
                 console.write(batch, self.redact)
             if self._collector is not None:
-                body, count, failures = self._encoder.request(batch)
-                if failures:
-                    self._drop(failures, "encode")
-                if count:
-                    self._deliver(self._collector, body, count)
+                self._post(self._collector, batch)
             elif self._console:
                 self._families.add(SPANS_EXPORTED, amount=len(batch))
         except Exception as error:  # a guard: this thread must outlive whatever is in a batch
             self._drop(len(batch), "error")
             _log.warning("%d spans not exported: %r", len(batch), error)
 
-    def _deliver(self, collector: Collector, body: bytes, count: int) -> None:
+    def _post(self, collector: Collector, batch: list[Item]) -> None:
+        body, count, failures = self._encoder.request(batch)
+        if count and not self._deliver(collector, body, count):
+            half = len(batch) // 2
+            self._post(collector, batch[:half])
+            self._post(collector, batch[half:])
+        elif failures:
+            self._drop(failures, "encode")
+
+    def _deliver(self, collector: Collector, body: bytes, count: int) -> bool:
+        """Return whether that was the end of it: accepted, or dropped; False: it is to be sent in halves."""
         began, attempt = monotonic(), 0
         while True:
             attempt += 1
@@ -218,12 +225,14 @@ class Exporter:
             )
             if verdict.action is retry.Action.DONE and answer is not None:
                 self._accepted(answer, count)
-                return
+                return True
+            if verdict.action is retry.Action.SPLIT and count > 1 and monotonic() < self._deadline:
+                return False
             self._tell_failure(problem)
-            if verdict.action is retry.Action.DROP or last:
+            if verdict.action is not retry.Action.RETRY or last:
                 self._not_before = monotonic() + verdict.wait
                 self._drop(count, verdict.reason)
-                return
+                return True
             # Where a shutdown cuts this short, it is tried once more.
             self._stop.wait(verdict.wait)
 

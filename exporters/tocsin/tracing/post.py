@@ -11,7 +11,8 @@ from tocsin.tracing.settings import Otlp
 
 _ANSWER_LIMIT = 65_536
 _GZIP_LEVEL = 3
-_BROKEN = (OSError, http.client.HTTPException)
+_BROKEN = (OSError, http.client.HTTPException, ValueError)
+"""ValueError: a host that is no name at all."""
 
 
 class PostError(Exception):
@@ -36,6 +37,10 @@ class Collector:
         self._headers = {"User-Agent": "tocsin", "Content-Type": "application/x-protobuf", **dict(otlp.headers)}
         if otlp.gzip:
             self._headers["Content-Encoding"] = "gzip"
+        self._target = otlp.path
+        if otlp.proxy is not None and otlp.scheme == "http":
+            self._target = otlp.origin + otlp.path
+            self._headers.update(otlp.proxy.headers)
 
     def post(self, body: bytes, timeout: float) -> Answer:
         """Send a body and return the answer.
@@ -80,7 +85,7 @@ class Collector:
         connection.timeout = timeout
         if connection.sock is not None:
             connection.sock.settimeout(timeout)
-        connection.request("POST", self._otlp.path, body, self._headers)
+        connection.request("POST", self._target, body, self._headers)
         response = connection.getresponse()
         answer = Answer(response.status, response.headers.get("Retry-After"), response.read(_ANSWER_LIMIT))
         if not response.isclosed():
@@ -89,9 +94,14 @@ class Collector:
 
     def _opened(self, timeout: float) -> http.client.HTTPConnection:
         otlp = self._otlp
+        near = (otlp.host, otlp.port) if otlp.proxy is None else (otlp.proxy.host, otlp.proxy.port)
         if otlp.scheme == "http":
-            return http.client.HTTPConnection(otlp.host, otlp.port, timeout=timeout)
+            return http.client.HTTPConnection(*near, timeout=timeout)
         context = ssl.create_default_context(cafile=otlp.certificate)
         if otlp.client_certificate is not None:
-            context.load_cert_chain(otlp.client_certificate, otlp.client_key)
-        return http.client.HTTPSConnection(otlp.host, otlp.port, timeout=timeout, context=context)
+            # Without a password, OpenSSL would ask the terminal for that of a key that has one.
+            context.load_cert_chain(otlp.client_certificate, otlp.client_key, password="")
+        connection = http.client.HTTPSConnection(*near, timeout=timeout, context=context)
+        if otlp.proxy is not None:
+            connection.set_tunnel(otlp.host, otlp.port, dict(otlp.proxy.headers))
+        return connection

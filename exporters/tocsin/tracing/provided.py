@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterable
 from contextvars import Token
 from typing import Any
@@ -11,6 +12,7 @@ from opentelemetry import trace as otel
 from opentelemetry.context import set_value
 from opentelemetry.context.context import Context
 
+from tocsin.backlog import drain_all
 from tocsin.redact import Redactor
 from tocsin.request import OTHER, RUNNING, Facts, Running, error_name
 from tocsin.settings import installed_version
@@ -34,6 +36,8 @@ class Provided:
 
     def __init__(self, provider: otel.TracerProvider, redact: Redactor) -> None:
         self._redact = redact
+        # Registered after the provider's own: what waits to be told is ended before the provider is shut down.
+        atexit.register(drain_all)
         self._tracer = provider.get_tracer("tocsin", installed_version())
 
     def begin(self, headers: Iterable[tuple[bytes, bytes]], method: str, path: str) -> Trace:

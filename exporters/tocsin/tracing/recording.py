@@ -35,6 +35,7 @@ class Sink(Protocol):
     value_limit: int
     attribute_limit: int
     event_limit: int
+    link_limit: int
 
     def put(self, item: Span) -> None:
         """Take a span; never blocks."""
@@ -126,7 +127,10 @@ def first_told(error: BaseException, span_id: str) -> bool:
 
 def exception_attributes(error: BaseException, redact: Redactor) -> dict[str, object]:
     """Return type, message and stack of an exception, redacted."""
-    stack = "".join(traceback.format_exception(error))
+    try:
+        stack = "".join(traceback.format_exception(error))
+    except Exception:  # the exception's own code ran: a SyntaxError that never got its fields
+        stack = ""
     return {
         "exception.type": error_name(error),
         "exception.message": redact.text_of(error)[:MESSAGE_LIMIT],

@@ -17,6 +17,7 @@ GIVE_UP_AFTER = 60.0
 LONGEST_PAUSE = 600.0
 """Seconds; a collector that asks for more is asked again then."""
 
+_TOO_LARGE = 413
 _RETRYABLE = frozenset((429, 502, 503, 504))
 
 
@@ -26,6 +27,8 @@ class Action(Enum):
     DONE = "done"
     RETRY = "retry"
     DROP = "drop"
+    SPLIT = "split"
+    """It is too large for this collector: send it in halves, drop what cannot be halved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class Verdict:
 
     action: Action
     reason: str
-    """`accepted`, `unavailable` (nobody answers, or the collector says later), or `refused` (it never will)."""
+    """`accepted`, `unavailable` (nobody answers, or the collector says later), `too_large`, `refused` (never will)."""
     wait: float = 0.0
     """Seconds in which nothing is to be sent."""
 
@@ -54,6 +57,8 @@ def judge(
     """
     if status is not None and 200 <= status < 300:
         return Verdict(Action.DONE, "accepted")
+    if status == _TOO_LARGE:
+        return Verdict(Action.SPLIT, "too_large")
     if status is not None and status not in _RETRYABLE:
         return Verdict(Action.DROP, "refused")
     asked = pause_of(retry_after, now)

@@ -8,10 +8,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from tocsin.settings import installed_version
 from tocsin.settings import service_name as named
+from tocsin.tracing.proxy import Proxy, proxy_for
 from tocsin.tracing.sampling import Sampler
 
 _log = logging.getLogger("tocsin")
@@ -30,6 +31,7 @@ _DEFAULT_ENDPOINT = "http://localhost:4318"
 _PATH = "/v1/traces"
 _TOKEN = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
 _FIELD = re.compile(r"[\x20-\x7e\xa0-\xff\t]*")
+_URL_SAFE = "%/?&=+,;:@~!$'()*[]"
 _SECONDS_BELOW = 100.0
 
 
@@ -52,12 +54,18 @@ class Otlp:
     """File with the authorities to trust; None: those of the system."""
     client_certificate: str | None = None
     client_key: str | None = None
+    proxy: Proxy | None = None
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
 
     @property
     def shown(self) -> str:
         """The address for log lines: without credentials and query."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}{self.path.partition('?')[0]}"
+        return f"{self.origin}{self.path.partition('?')[0]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +95,7 @@ class TraceSettings:
     """Characters of one attribute; longer texts are cut."""
     attribute_limit: int = 128
     event_limit: int = 128
+    link_limit: int = 128
 
     @property
     def exporting(self) -> bool:
@@ -124,9 +133,10 @@ def trace_settings(
         console="console" in exporters,
         batching=_batching(found),
         propagators=_propagators(found),
-        value_limit=found.whole("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", 16_384),
-        attribute_limit=found.whole("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", 128),
+        value_limit=found.whole(found.name_of(*_either("VALUE_LENGTH_LIMIT")), 16_384),
+        attribute_limit=found.whole(found.name_of(*_either("COUNT_LIMIT")), 128),
         event_limit=found.whole("OTEL_SPAN_EVENT_COUNT_LIMIT", 128),
+        link_limit=found.whole("OTEL_SPAN_LINK_COUNT_LIMIT", 128),
     )
 
 
@@ -148,6 +158,14 @@ class _Environment:
         """Warn about a variable."""
         shown = "a value" if secret else repr(self._environ.get(name, "")[:200])
         _log.warning("%s has %s, expected %s; %s", name, shown, expected, consequence)
+
+    def proxy(self, scheme: str, host: str, port: int) -> Proxy | None:
+        """Return the proxy through which an address is reached."""
+        try:
+            return proxy_for(scheme, host, port, self._environ)
+        except ValueError as error:
+            _log.warning("%s", error)
+            return None
 
     def flag(self, name: str) -> bool:
         """Return whether a variable says true."""
@@ -218,19 +236,25 @@ def _otlp(found: _Environment) -> Otlp | None:
         scheme=url.scheme,
         host=url.hostname,
         port=port,
-        path=(url.path or "/") + (f"?{url.query}" if url.query else ""),
+        path=quote((url.path or "/") + (f"?{url.query}" if url.query else ""), safe=_URL_SAFE),
         headers=_headers(found, url),
         timeout=_timeout(found),
         gzip=_gzip(found),
         certificate=_file(found, "CERTIFICATE"),
         client_certificate=_file(found, "CLIENT_CERTIFICATE"),
         client_key=_file(found, "CLIENT_KEY"),
+        proxy=found.proxy(url.scheme, url.hostname, port),
     )
 
 
 def _both(setting: str) -> tuple[str, str]:
     """Return the variable for traces, which wins, and the one for all signals."""
     return f"OTEL_EXPORTER_OTLP_TRACES_{setting}", f"OTEL_EXPORTER_OTLP_{setting}"
+
+
+def _either(limit: str) -> tuple[str, str]:
+    """Return the variable for spans, which wins, and the one for all signals."""
+    return f"OTEL_SPAN_ATTRIBUTE_{limit}", f"OTEL_ATTRIBUTE_{limit}"
 
 
 def _check_protocol(found: _Environment) -> None:

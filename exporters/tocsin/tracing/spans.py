@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 _BEGINNING_KINDS = frozenset(("server", "consumer"))
 _STATUS = {"UNSET": UNSET, "OK": OK, "ERROR": ERROR}
-_LINK_LIMIT = 128
 
 
 class Span(Trace):
@@ -124,7 +123,7 @@ class Span(Trace):
         if self.sink is None or self.over:
             return
         detail = self.detail()
-        if len(detail.links) >= _LINK_LIMIT:
+        if len(detail.links) >= self.sink.link_limit:
             detail.dropped_links += 1
             return
         kept, lost = cleaned_all(attributes, self.sink)
@@ -185,8 +184,13 @@ class Origin(Protocol):
     receiving: bool
     """Whether somebody receives its spans through us."""
 
-    def originate(self, parent: Trace | None) -> Span:
-        """Return the identity of a span without details: the first of a trace, or of this process in one."""
+    def originate(self, parent: Trace | None, *, remote: bool = True) -> Span:
+        """Return the identity of a span without details: the first of a trace, or of this process in one.
+
+        Args:
+            parent: None: a trace begins.
+            remote: whether the parent is another process's.
+        """
 
 
 class OriginTrace(Trace):
@@ -322,7 +326,8 @@ class OpenSpan:
         origin = current_origin()
         if origin is None or (current is None and self._kind not in _BEGINNING_KINDS):
             return None
-        return begun(origin.originate(current), self._name, KINDS[self._kind], OURS, self._attributes, None)
+        made = origin.originate(current, remote=self._parent is not None)
+        return begun(made, self._name, KINDS[self._kind], OURS, self._attributes, None)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None

@@ -15,6 +15,7 @@ from tocsin.tracing.context import API, Trace, baggage_of, parse_traceparent, st
 from tocsin.tracing.export import Exporter
 from tocsin.tracing.ids import fresh_ids, fresh_span_id
 from tocsin.tracing.propagation import use_propagators
+from tocsin.tracing.recording import ERROR
 from tocsin.tracing.settings import TraceSettings
 from tocsin.tracing.spans import OriginTrace, Span
 
@@ -59,7 +60,7 @@ class ForeignTracer:
     exporting = False
     foreign = True
 
-    def begin(self, headers: Headers) -> Trace:
+    def begin(self, headers: Headers, method: str = "", path: str = "") -> Trace:
         """Return ids for a request, for where nobody makes a span after all."""
         return context.begin(headers)
 
@@ -148,7 +149,7 @@ class RequestTracer:
             made.baggage = baggage_of(headers)
         return made
 
-    def originate(self, parent: Trace | None) -> Span:
+    def originate(self, parent: Trace | None, *, remote: bool = True) -> Span:
         """Return the identity of a span that is begun outside of requests, below `parent` if there is one."""
         if self._api is None:
             self.settle()
@@ -158,7 +159,7 @@ class RequestTracer:
             return made_by(ids[:32], ids[32:], self._sampler.root(ids[:32]), "", "", sink)
         sampled = self._sampler.continued(parent.trace_id, sampled=parent.sampled)
         made = made_by(parent.trace_id, fresh_span_id(), sampled, parent.state, parent.span_id, sink)
-        made.remote = True
+        made.remote = remote
         return made
 
     def _begin_from_other_headers(self, headers: Headers, _method: str, _path: str) -> Trace:
@@ -207,7 +208,8 @@ class RequestTracer:
         if isinstance(error, Exception):
             trace.record_exception(error)
             trace.set_attribute("error.type", error_name(error))
-            trace.set_status("error")
+            if trace.details is None or trace.details.code != ERROR:  # what the application said of it stays
+                trace.set_status("error")
         trace.over = True
         sink.put(facts)
 
