@@ -6,14 +6,15 @@ through. Whatever goes wrong in here costs a count in `tocsin_dropped_total`, ne
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from time import perf_counter
 from typing import Any
 
+from tocsin import lifecycle
 from tocsin.bound import Found, bound, restore
 from tocsin.exchange import Exchange
 from tocsin.instrumentation import Instrumentation, RouteOf
+from tocsin.loops import beside_the_loop
 from tocsin.request import CURRENT
 from tocsin.routes import Routes
 from tocsin.tracing.spans import leave, make_current
@@ -33,6 +34,8 @@ So does `_NATIVE` if its value is None.
 
 _NATIVE = "fastapi.telemetry"
 """Scope key: where it is present, FastAPI's own telemetry (and that of a mounted FastAPI) leaves the request alone."""
+
+_FLUSH_SECONDS = 3.0
 
 _PAGE_IN_THREAD = 0.005
 """Seconds for a metrics page above which the next one is made in a thread, so that no request waits for it."""
@@ -114,7 +117,9 @@ class Layer:
                     instrumentation.on_startup()
                 except Exception as error:  # a server of a shape never seen
                     instrumentation.failed("metrics", "startup", error)
-            elif scope["type"] == "websocket":
+                await self.app(scope, receive, _flushing(send))
+                return
+            if scope["type"] == "websocket":
                 path = local_path(scope)
                 watched = path not in self._unwatched and not path.startswith(self._prefixes)
                 scope[_SEEN] = scope[_NATIVE] = None
@@ -150,12 +155,26 @@ class Layer:
         page, method, asked = self.instrumentation.page, scope["method"], scope["headers"]
         began = perf_counter()
         if self._page_seconds > _PAGE_IN_THREAD:
-            status, headers, body = await asyncio.to_thread(page, method, asked)
+            status, headers, body = await beside_the_loop(lambda: page(method, asked))
         else:
             status, headers, body = page(method, asked)
         self._page_seconds = perf_counter() - began
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+
+def _flushing(send: Send) -> Send:
+    """Return what sends messages of the lifespan, and before the last one writes and exports what is queued.
+
+    Servers end by the signal that told them to (uvicorn raises it again), and then nothing runs at exit.
+    """
+
+    async def flushing(message: Message) -> None:
+        if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+            await beside_the_loop(lambda: lifecycle.force_flush(_FLUSH_SECONDS))
+        await send(message)
+
+    return flushing
 
 
 def local_path(scope: Scope) -> str:

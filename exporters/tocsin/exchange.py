@@ -30,9 +30,6 @@ from tocsin.tracing.context import Trace, server_span
 if TYPE_CHECKING:
     from tocsin.asgi import Layer, Message, Receive, Scope, Send
 
-_BODY = ("http.response.body", "http.response.zerocopysend")
-"""Messages that bring a part of the body, of which `more_body` says whether it is the last."""
-
 _new = tuple.__new__
 """What `Facts(...)` does, in a third of the time."""
 
@@ -125,7 +122,7 @@ class Exchange:
             raise
         if kind == "http.response.start":
             return
-        if kind in _BODY:
+        if kind in ("http.response.body", "http.response.zerocopysend"):
             if self._layer.instrumentation.sizes:
                 self._sent_bytes += len(message.get("body") or b"")
             if message.get("more_body") or self._trailers:

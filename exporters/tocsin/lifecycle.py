@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 from time import monotonic
 from typing import Protocol
@@ -24,6 +25,7 @@ _sources: WeakSet[Worker] = WeakSet()
 _workers: WeakSet[Worker] = WeakSet()
 _lock = threading.Lock()
 _EXIT_SECONDS = 3.0
+_forks_watched = False
 
 
 def register(worker: Worker, *, first: bool = False) -> None:
@@ -36,7 +38,21 @@ def register(worker: Worker, *, first: bool = False) -> None:
     with _lock:
         if not _sources and not _workers:
             atexit.register(shutdown, _EXIT_SECONDS)
+            _watch_forks()
         (_sources if first else _workers).add(worker)
+
+
+def _watch_forks() -> None:
+    global _forks_watched  # noqa: PLW0603 - once in a process, for it cannot be undone
+    if not _forks_watched:
+        _forks_watched = True
+        os.register_at_fork(after_in_child=_renew)
+
+
+def _renew() -> None:
+    """In a forked child: a lock that another thread held at that moment would never be released."""
+    global _lock  # noqa: PLW0603 - as above
+    _lock = threading.Lock()
 
 
 def force_flush(timeout: float = 5.0) -> bool:

@@ -170,16 +170,17 @@ def test_backlogs_may_be_made_while_others_are_drained() -> None:
                 failed.append(error)
 
     interval = sys.getswitchinterval()
+    kept = [Backlog(list.clear) for _ in range(300)]
     other = threading.Thread(target=drain)
     other.start()
     try:
         sys.setswitchinterval(1e-6)
-        kept = [Backlog(list.clear) for _ in range(200)]
+        kept += [Backlog(list.clear) for _ in range(300)]
     finally:
         sys.setswitchinterval(interval)
         stop.set()
         other.join()
-    assert len(kept) == 200
+    assert len(kept) == 600
     assert failed == []
 
 

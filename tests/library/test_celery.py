@@ -40,7 +40,7 @@ pytestmark = pytest.mark.timeout(3 * SECONDS)
 
 PROGRAM = '''
 """The Celery application of the tests: imported by the worker and by the test, as a web process would."""
-import os, time
+import json, os, time, uuid
 from celery import Celery
 from celery.exceptions import Ignore, Reject
 from celery.utils.log import get_task_logger
@@ -48,6 +48,18 @@ import tocsin
 from tocsin.integrations.celery import instrument
 from tocsin.integrations.heartbeat import Heartbeat
 from tocsin.request import current_trace
+
+from kombu.transport import filesystem
+
+class Channel(filesystem.Channel):
+    def _put(self, queue, payload, **_):
+        """Give a message its name when it is whole: kombu's worker may read half of one, and ends."""
+        path = f"{self.data_folder_out}/{time.monotonic_ns() // 1_000_000}_{uuid.uuid4()}.{queue}.msg"
+        with open(path + ".part", "w") as file:
+            file.write(json.dumps(payload))
+        os.rename(path + ".part", path)
+
+filesystem.Transport.Channel = Channel
 
 folder, prober = os.environ["BROKER"], os.environ["PROBER"]
 app = Celery("shop", broker="filesystem://")
@@ -268,7 +280,7 @@ class Worker:
         deadline = time.monotonic() + SECONDS
         while not condition():
             assert time.monotonic() < deadline, f"{self.counts()}\n{self._output.read_text()[-4_000:]}"
-            assert self.process.poll() is None, self._errors.read_text()[-4_000:]
+            assert self.process.poll() is None, (self._output.read_text() + self._errors.read_text())[-4_000:]
             threading.Event().wait(0.05)
 
     def stop(self) -> None:

@@ -336,8 +336,11 @@ def test_stdout_gets_its_buffering_back(monkeypatch: pytest.MonkeyPatch, registr
     os.close(reader)
 
 
-def test_a_line_after_a_shutdown_is_written(tmp_path: Path, registry: CollectorRegistry) -> None:
+def test_a_line_after_a_shutdown_is_written(
+    tmp_path: Path, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever the thread was doing when it was stopped: starting, writing, or asleep because nothing came."""
+    monkeypatch.setattr(outbox, "_IDLE_ROUNDS", 1)
     log = configure(None, registry, stream=None, file=tmp_path / "app.log")
     box: Any = process.process_pipeline().writer
     log.info("one")

@@ -119,9 +119,10 @@ def test_text_that_is_not_unicode_is_still_sent(text: str) -> None:
     kind=st.integers(1, 5),
     times=st.tuples(NANOSECONDS, NANOSECONDS),
     shown=st.dictionaries(NAMES, VALUES, max_size=5),
-    events=st.lists(st.builds(SpanEvent, NANOSECONDS, NAMES, st.dictionaries(NAMES, VALUES, max_size=2))),
+    events=st.lists(st.builds(SpanEvent, NANOSECONDS, NAMES, st.dictionaries(NAMES, VALUES, max_size=2)), max_size=3),
     links=st.lists(
-        st.builds(SpanLink, HEX.map(lambda h: h + h), HEX, NAMES, st.dictionaries(NAMES, VALUES, max_size=1))
+        st.builds(SpanLink, HEX.map(lambda h: h + h), HEX, NAMES, st.dictionaries(NAMES, VALUES, max_size=1)),
+        max_size=3,
     ),
     status=st.tuples(st.integers(0, 2), NAMES),
     dropped=st.tuples(*[st.integers(0, 2**31)] * 3),

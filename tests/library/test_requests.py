@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -333,28 +334,36 @@ async def test_base_http_middleware_changes_nothing(registry: CollectorRegistry,
     assert len(lines.access) == 2
 
 
-async def test_lifespan_passes_through_untouched(registry: CollectorRegistry, lines: Capture) -> None:
-    """The application gets the very objects the server gave."""
-    seen: list[tuple[Any, Any, Any]] = []
+async def test_lifespan_passes_through_and_ends_with_everything_written(
+    registry: CollectorRegistry, tmp_path: Path
+) -> None:
+    """The application gets what the server gave. Servers end by a signal after it, so nothing runs at exit."""
+    file = tmp_path / "lines"
+    at_the_end = ""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        seen.append((scope, receive, send))
-
-    instrumented: Any = tocsin.instrument(app, registry=registry, log_stream=lines)
+        if scope["type"] == "http":
+            await PlainTextResponse("ok")(scope, receive, send)
+            return
+        assert scope is lifespan
+        assert await receive() == {"type": "lifespan.shutdown"}
+        await send({"type": "lifespan.shutdown.complete"})
 
     async def receive() -> dict[str, Any]:
-        return {"type": "lifespan.startup"}
+        return {"type": "lifespan.shutdown"}
 
     async def send(message: dict[str, Any]) -> None:
-        raise AssertionError(message)
+        nonlocal at_the_end
+        assert message == {"type": "lifespan.shutdown.complete"}
+        at_the_end = file.read_text()
 
-    scope = {"type": "lifespan"}
-    await instrumented(scope, receive, send)
-    assert seen[-1][0] is scope
-    assert seen[-1][1:] == (receive, send)
-    assert scope == {"type": "lifespan"}
-    assert counted(registry) == {}
-    assert lines.events == []
+    lifespan: dict[str, Any] = {"type": "lifespan"}
+    instrumented: Any = tocsin.instrument(app, registry=registry, log_file=file)
+    await call(instrumented, "/")
+    await instrumented(lifespan, receive, send)
+    assert '"message":"GET / 200"' in at_the_end
+    assert lifespan == {"type": "lifespan"}
+    assert counted(registry) == {("GET", "", "200"): 1}
 
 
 async def test_messages_pass_as_they_are(registry: CollectorRegistry, lines: Capture) -> None:
@@ -544,7 +553,8 @@ async def test_a_failing_start_of_ours_does_not_stop_the_application(
 def test_nothing_runs_inside_of_what_says_so_though_opentelemetry_was_loaded_meanwhile() -> None:
     """A request begun in our own variable is still found when OpenTelemetry's is joined, and can be hidden there."""
     now = _Now()
-    theirs: ContextVar[dict[str, object]] = ContextVar("theirs", default={})
+    theirs: ContextVar[dict[str, object]] = ContextVar("theirs")
+    theirs.set({})
     running = Current(None, families_of(CollectorRegistry()), None)
     outer = now.set(running)
     try:

@@ -25,7 +25,7 @@ from tocsin.metrics.families import families_of
 from tocsin.redact import Redactor
 from tocsin.request import Current, Facts, Wire, current_trace, trace_headers
 from tocsin.tracing import bridge
-from tocsin.tracing.context import server_span
+from tocsin.tracing.context import Trace, server_span
 from tocsin.tracing.settings import trace_settings
 from tocsin.tracing.spans import Span, leave, span
 from tocsin.tracing.testing import OtlpCollector, SeenSpan, reset_tracing
@@ -292,6 +292,31 @@ def test_ok_is_final_and_after_the_end_nothing_is_taken(shop: Shop) -> None:
     work.end()
     seen = shop.exported()["work"]
     assert (seen.status, seen.attributes) == ("ok", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "root", "sampled", "unsampled"),
+    [
+        ("always_on", True, True, True),
+        ("always_off", False, False, False),
+        ("traceidratio", False, False, False),
+        ("parentbased_always_on", True, True, False),
+        ("parentbased_always_off", False, True, False),
+        ("parentbased_traceidratio", False, True, False),
+    ],
+)
+def test_samplers_decide_for_requests_and_jobs(name: str, root: bool, sampled: bool, unsampled: bool) -> None:
+    """Without a caller, below one that records, and below one that does not; children do as their request does."""
+    with OtlpCollector() as collector:
+        shop = Shop(collector, OTEL_TRACES_SAMPLER=name, OTEL_TRACES_SAMPLER_ARG="0")
+        for headers, expected in (((), root), ((TRACEPARENT,), sampled), ((UNSAMPLED,), unsampled)):
+            with shop.request(*headers) as server, span("child") as child:
+                assert (server.sampled, server.is_recording(), child.is_recording()) == (expected,) * 3
+                assert trace_headers()["traceparent"].endswith("-01" if expected else "-00")
+            caller = Trace(TRACE, CALLER, headers == (TRACEPARENT,)) if headers else None
+            with span("job", "consumer", parent=caller) as job:
+                assert job.is_recording() is expected
+        reset_tracing()
 
 
 def test_what_is_not_sampled_is_not_recorded(shop: Shop) -> None:

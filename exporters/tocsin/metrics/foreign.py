@@ -29,7 +29,7 @@ _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _EOF = "# EOF\n"
 _PREFIXES_LIMIT = 25_000
-"""Beginnings of lines that are kept, and as many that may be needed again. Labels that change at each scrape take 25 MiB."""
+"""Beginnings of lines that are kept, and as many that may be needed again: 25 MiB if labels change at each scrape."""
 _TEXT_TYPES = {
     "counter": ("_total", "counter"),
     "info": ("_info", "gauge"),

@@ -10,7 +10,6 @@ import os
 import socket
 import threading
 import time
-from asyncio import to_thread
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +20,7 @@ from weakref import WeakSet
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
+from tocsin.loops import beside_the_loop
 from tocsin.metrics.exposition import is_slow, page
 from tocsin.metrics.families import families_of
 
@@ -242,7 +242,9 @@ def metrics_app(registry: CollectorRegistry | None = None) -> Callable[..., Awai
             return
         query = scope.get("query_string", b"").decode("latin-1")
         arguments = (registry, scope["method"], scope["headers"], query)
-        status, headers, body = await to_thread(answer, *arguments) if is_slow(registry) else answer(*arguments)
+        status, headers, body = (
+            await beside_the_loop(lambda: answer(*arguments)) if is_slow(registry) else answer(*arguments)
+        )
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 

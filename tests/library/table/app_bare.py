@@ -35,34 +35,61 @@ async def stream(receive: Any, send: Any, pieces: Any) -> None:
 
 
 async def http(scope: Any, receive: Any, send: Any) -> None:
-    path, method = scope["path"], scope["method"]
-    if method not in ("GET", "HEAD"):
+    path = scope["path"]
+    streams = {
+        "/big": lambda: shop.big(dict(scope["headers"])[b"x-gate"].decode()),
+        "/stream": shop.pieces,
+        "/broken": shop.broken,
+        "/events": shop.events,
+    }
+    if scope["method"] not in ("GET", "HEAD"):
         await answer(send, b"", 405)
-    elif path == "/boom":
-        raise RuntimeError("boom")
-    elif path == "/cancelled":
-        await shop.cancelled()
-    elif path == "/teapot":
-        await answer(send, status=418)
+    elif path in streams:
+        await stream(receive, send, streams[path]())
     elif path == "/later":
         await answer(send)
         await shop.later()
-    elif path == "/big":
-        await stream(receive, send, shop.big(dict(scope["headers"])[b"x-gate"].decode()))
-    elif path == "/stream":
-        await stream(receive, send, shop.pieces())
-    elif path == "/events":
-        await stream(receive, send, shop.events())
-    elif path == "/state":
-        await answer(send, scope["state"]["ready"].encode())
-    elif path == "/cookies":
-        await answer(send, headers=[(name.encode(), value.encode()) for name, value in shop.COOKIES])
-    elif path == "/context":
-        await answer(send, json.dumps(await asyncio.to_thread(shop.inside)).encode())
+    elif path in ANSWERS:
+        await answer(send, **await ANSWERS[path](scope))
     elif path == "/" or path.startswith(("/v1/", "/quiet", "/items/")):
         await answer(send)
     else:
         await answer(send, b"nothing", 404)
+
+
+async def boom(scope: Any) -> dict[str, Any]:
+    raise RuntimeError("boom")
+
+
+async def cancelled(scope: Any) -> dict[str, Any]:
+    await shop.cancelled()
+    return {"body": b"too late"}
+
+
+async def teapot(scope: Any) -> dict[str, Any]:
+    return {"status": 418}
+
+
+async def state(scope: Any) -> dict[str, Any]:
+    return {"body": scope["state"]["ready"].encode()}
+
+
+async def cookies(scope: Any) -> dict[str, Any]:
+    return {"headers": [(name.encode(), value.encode()) for name, value in shop.COOKIES]}
+
+
+async def context(scope: Any) -> dict[str, Any]:
+    return {"body": json.dumps(await asyncio.to_thread(shop.inside)).encode()}
+
+
+ANSWERS = {
+    "/boom": boom,
+    "/cancelled": cancelled,
+    "/teapot": teapot,
+    "/state": state,
+    "/cookies": cookies,
+    "/context": context,
+}
 
 
 async def bare(scope: Any, receive: Any, send: Any) -> None:

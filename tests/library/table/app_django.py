@@ -44,6 +44,10 @@ def stream(request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(shop.sync_pieces())
 
 
+def broken(request: HttpRequest) -> StreamingHttpResponse:
+    return StreamingHttpResponse(shop.sync_broken())
+
+
 def cookies(request: HttpRequest) -> HttpResponse:
     response = HttpResponse("ok")
     for name, value in shop.COOKIES:
@@ -69,6 +73,7 @@ urlpatterns: list[Any] = [
     path("teapot", teapot),
     path("big", big),
     path("stream", stream),
+    path("broken", broken),
     path("cookies", cookies),
     path("context", context),
 ]

@@ -85,6 +85,10 @@ def make() -> FastAPI:
     async def stream() -> StreamingResponse:
         return StreamingResponse(shop.pieces())
 
+    @app.get("/broken")
+    async def broken() -> StreamingResponse:
+        return StreamingResponse(shop.broken())
+
     @app.get("/events")
     async def events() -> StreamingResponse:
         return StreamingResponse(shop.events(), media_type="text/event-stream")

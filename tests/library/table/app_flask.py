@@ -51,6 +51,10 @@ def make() -> Flask:
     def stream() -> Response:
         return Response(shop.sync_pieces())
 
+    @app.get("/broken")
+    def broken() -> Response:
+        return Response(shop.sync_broken())
+
     @app.get("/cookies")
     def cookies() -> Response:
         response = Response("ok")

@@ -58,6 +58,11 @@ async def stream() -> Stream:
     return Stream(shop.pieces())
 
 
+@get("/broken")
+async def broken() -> Stream:
+    return Stream(shop.broken())
+
+
 @get("/events")
 async def events() -> Stream:
     return Stream(shop.events(), media_type="text/event-stream")
@@ -104,7 +109,7 @@ def ready(app: Litestar) -> None:
     app.state.ready = "ready"
 
 
-HANDLERS = [ok, quiet, checked, boom, teapot, later, big, stream, events, cancelled, state, cookies, context]
+HANDLERS = [ok, quiet, checked, boom, teapot, later, big, stream, broken, events, cancelled, state, cookies, context]
 nested = Router("/shops/{shop:str}", route_handlers=[item])
 first = Router("/v1", route_handlers=[item, nested])
 application = shop.beside(

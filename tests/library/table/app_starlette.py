@@ -40,6 +40,10 @@ async def stream(request: Request) -> Response:
     return StreamingResponse(shop.pieces())
 
 
+async def broken(request: Request) -> Response:
+    return StreamingResponse(shop.broken())
+
+
 async def events(request: Request) -> Response:
     return StreamingResponse(shop.events(), media_type="text/event-stream")
 
@@ -91,6 +95,7 @@ application = shop.beside(
                 Route("/later", later),
                 Route("/big", big),
                 Route("/stream", stream),
+                Route("/broken", broken),
                 Route("/events", events),
                 Route("/cancelled", cancelled),
                 Route("/state", state),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import shop
@@ -11,7 +12,8 @@ TEXT = [("Content-Type", "text/plain")]
 
 
 def answer(environ: Any, start_response: Any) -> Any:
-    path, status, headers, body = environ["PATH_INFO"], "200 OK", TEXT, [b"ok"]
+    path, status, headers = environ["PATH_INFO"], "200 OK", TEXT
+    body: Iterable[bytes] = [b"ok"]
     if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
         status, body = "405 Method Not Allowed", []
     elif path == "/boom":
@@ -22,6 +24,8 @@ def answer(environ: Any, start_response: Any) -> Any:
         body = shop.sync_big(environ["HTTP_X_GATE"])
     elif path == "/stream":
         body = shop.sync_pieces()
+    elif path == "/broken":
+        body = shop.sync_broken()
     elif path == "/cookies":
         headers = shop.COOKIES
     elif path == "/context":

@@ -18,7 +18,7 @@ OUTER: ContextVar[str] = ContextVar("outer", default="lost")
 """Set outside of the instrumented application, read inside of it."""
 
 PAUSE = 0.05
-LATER = 0.3
+LATER = 1.0
 PIECE = b"x" * 62_500
 PIECES = 80
 COOKIES = [("set-cookie", "a=1"), ("set-cookie", "b=2"), ("x-twice", "1"), ("x-twice", "2")]
@@ -49,6 +49,12 @@ async def pieces() -> AsyncIterator[bytes]:
     for _ in range(2):
         await asyncio.sleep(PAUSE)
         yield b"x"
+
+
+async def broken() -> AsyncIterator[bytes]:
+    """Fail in the midst of an answer."""
+    yield b"half"
+    raise RuntimeError("halfway")
 
 
 async def big(gate: str) -> AsyncIterator[bytes]:
@@ -87,6 +93,12 @@ def sync_pieces() -> Iterator[bytes]:
     for _ in range(2):
         time.sleep(PAUSE)
         yield b"x"
+
+
+def sync_broken() -> Iterator[bytes]:
+    """As `broken`, for WSGI."""
+    yield b"half"
+    raise RuntimeError("halfway")
 
 
 def sync_big(gate: str) -> Iterator[bytes]:
