@@ -6,12 +6,11 @@ integrations note it beside the request (WSGI environ or ASGI scope), where the 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import MutableMapping
 from typing import Any
 
-from tocsin.logs.pipeline import told
+from tocsin.logs.pipeline import mark_told, told
 from tocsin.request import CURRENT, SERVER_ERROR
 
 _ERROR = "tocsin.error"
@@ -25,8 +24,7 @@ def note(carrier: MutableMapping[str, Any], error: BaseException) -> None:
     carrier[_ERROR] = error
     current = CURRENT.get()
     if current is not None and current.pipeline is not None:
-        with contextlib.suppress(Exception):  # an exception with slots cannot be marked; it is then told twice
-            error.__tocsin_told__ = True  # type: ignore[attr-defined]  # our mark on a foreign object
+        mark_told(error)
 
 
 def noted(carrier: MutableMapping[str, Any], status: int) -> BaseException | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tocsin import answered
 from tocsin.bound import Found, bound
 from tocsin.instrumentation import Tracer
-from tocsin.logs.pipeline import Pipeline
+from tocsin.logs.pipeline import Pipeline, mark_told
 from tocsin.metrics.families import Families
 from tocsin.names import HTTP_SERVER_EXCEPTIONS
 from tocsin.request import (
@@ -156,7 +156,9 @@ class Exchange:
             self.told = True
             instrumentation.backlog.add(facts._replace(bound=None))
             return
-        if cancelled or (facts.status == CLIENT_CLOSED and _parted(error)):
+        if error is not None and (cancelled or (facts.status == CLIENT_CLOSED and _parted(error))):
+            if instrumentation.pipeline is not None:
+                mark_told(error)
             error = None  # no failure of the application's
         if error is None and facts.status >= SERVER_ERROR:
             error = answered.noted(self._scope, facts.status)

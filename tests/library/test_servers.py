@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import structlog
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from prometheus_client import CollectorRegistry
 
@@ -49,6 +49,10 @@ def shop() -> FastAPI:
     @app.get("/boom")
     async def boom() -> None:
         raise RuntimeError("boom")
+
+    @app.post("/body")
+    async def body(request: Request) -> int:
+        return len(await request.body())
 
     @app.get("/endless")
     async def endless() -> StreamingResponse:
@@ -120,6 +124,20 @@ def test_a_client_that_hangs_up(http: str, serve: Any, registry: CollectorRegist
     until(lambda: bool(counted(registry)))
     assert counted(registry) == {("GET", "/endless", "499"): 1}
     assert active(registry) == 0
+
+
+@PARSERS
+def test_half_a_body_is_one_line_and_no_failure(
+    http: str, serve: Any, registry: CollectorRegistry, lines: Capture
+) -> None:
+    """The framework raises when the client goes away; neither we nor the server tell that with a stack."""
+    url = serve(tocsin.instrument(shop(), registry=registry, log_stream=lines), http=http)
+    raw(url, b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc", read=0)
+    until(lambda: bool(counted(registry)))
+    assert counted(registry) == {("POST", "/body", "499"): 1}
+    until(lambda: bool(lines.access))
+    assert [line["log.level"] for line in lines.access] == ["info"]
+    assert not [line for line in lines.events if "error.type" in line]
 
 
 @PARSERS

@@ -183,8 +183,7 @@ class Pipeline:
             self.lost("encode", 1)
             return
         if self._put((self, line, 1), level in _URGENT) and error is not None:
-            with contextlib.suppress(Exception):  # an exception with slots cannot be marked; it is then told twice
-                error.__tocsin_told__ = True  # type: ignore[attr-defined]  # our mark on a foreign object
+            mark_told(error)
 
     def access_all(self, ended: Sequence[Facts]) -> None:
         """Write the lines of requests that are over and raised nothing, in their order, without waiting for more."""
@@ -216,6 +215,12 @@ class Pipeline:
 
 def _nothing() -> None:
     """Do it."""
+
+
+def mark_told(error: BaseException) -> None:
+    """Note that an access line has told this exception, or what it meant: the server need not."""
+    with contextlib.suppress(Exception):  # one with slots cannot be marked; it is then told twice
+        error.__tocsin_told__ = True  # type: ignore[attr-defined]  # our mark on a foreign object
 
 
 def told(error: BaseException) -> bool:

@@ -101,7 +101,7 @@ class Row:
     """Servers that just close the connection."""
 
 
-_AS_IT_IS = frozenset(Row.__slots__) - {"status", "route", "counted", "refused_by", "unanswered_by"}
+_AS_IT_IS = frozenset(Row.__slots__) - {"status", "route", "counted", "exception", "refused_by", "unanswered_by"}
 
 
 @cache
@@ -118,6 +118,7 @@ def rows(framework: str) -> list[Row]:
                 status=int(status),
                 route="" if framework in WITHOUT_ROUTES else route,
                 counted=row.get("counted", int(status)),
+                exception=row.get("exceptions", {}).get(framework, row.get("exception")),
                 refused_by=tuple(row.get("refused_by", ())),
                 unanswered_by=tuple(row.get("unanswered_by", ())),
                 **{key: value for key, value in row.items() if key in _AS_IT_IS},
@@ -395,6 +396,8 @@ class Served:
         assert line["client.ip"] == "127.0.0.1"
         assert line["service.name"] == row.service
         assert line.get("error.type") == row.exception
+        if row.exception is not None:
+            assert "RuntimeError" in line["error.stack_trace"]
 
     def _check_span(self, row: Row, span: SeenSpan) -> None:
         method = "HTTP" if row.label == "_OTHER" else row.method
