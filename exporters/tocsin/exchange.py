@@ -167,6 +167,8 @@ class Exchange:
         if not self.told:
             self.told = True
             instrumentation.end(facts, error)
+        elif isinstance(error, Exception):
+            instrumentation.failed_after(facts, error)
 
     def _end(self, status: int) -> Facts:
         """Make the facts of the request: all that metrics, spans and lines need of it, so that the scope can go."""

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from tocsin import runtime, settings
+from tocsin import settings
 from tocsin.instrumentation import HttpMetrics, Instrumentation, Tracer
 from tocsin.integrations import servers
 from tocsin.logs.configure import application_pipeline, service_of
@@ -21,6 +21,7 @@ from tocsin.metrics import exposition
 from tocsin.metrics.families import Families, families_of
 from tocsin.metrics.http import http_metrics
 from tocsin.redact import redactor
+from tocsin.runtime import process
 from tocsin.tracing.settings import trace_settings
 from tocsin.tracing.tracer import foreign_tracer, tracer_for
 
@@ -197,13 +198,13 @@ def instrumentation_of(app: object) -> Instrumentation | None:
 
 def _watch(families: Families) -> None:
     _watching[families] = _watching.get(families, 0) + 1
-    runtime.watch(families)
+    process.watch(families)
 
 
 def _unwatch(families: Families) -> None:
     _watching[families] -= 1
     if not _watching[families]:
-        runtime.unwatch(families)
+        process.unwatch(families)
 
 
 def _frameworks() -> Iterable[Any]:
@@ -273,7 +274,7 @@ def _on_startup(families: Families, *, logs: bool, metrics: bool) -> None:
         servers.quiet_access_log()
         servers.adopt_server_log()
     if metrics:
-        runtime.watch_running_loop(families)
+        process.watch_running_loop(families)
 
 
 def _holder(app: object) -> object:

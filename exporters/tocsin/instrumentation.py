@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 from tocsin.backlog import BATCH, Backlog
 from tocsin.bound import bound
-from tocsin.logs.pipeline import Pipeline
+from tocsin.logs.pipeline import Pipeline, mark_told
 from tocsin.metrics.families import Families
+from tocsin.names import Field
 from tocsin.request import Facts, Running
 from tocsin.settings import Paths
 from tocsin.tracing.context import Trace
@@ -162,6 +163,13 @@ class Instrumentation:
             for failure in self.http.ended_all((facts,)):
                 self.failed("metrics", "record", failure)
         self.tell(facts, error)
+
+    def failed_after(self, facts: Facts, error: Exception) -> None:
+        """Tell an exception that came after the answer, as of a background task: a line of its own, with the ids."""
+        if self.pipeline is not None:
+            message = f"{facts.method} {facts.path} failed after its answer {facts.status}"
+            self.pipeline.event("error", message, {Field.ROUTE: facts.route, Field.METHOD: facts.method}, error=error)
+            mark_told(error)
 
     def tell(self, facts: Facts, error: BaseException | None) -> None:
         """Hand something that is over to traces and logs alone: what is counted elsewhere, as a WebSocket is."""

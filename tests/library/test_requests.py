@@ -162,7 +162,7 @@ async def test_the_duration_ends_with_the_last_byte_not_with_background_tasks(
 
 
 async def test_a_failing_background_task_is_not_a_second_request(registry: CollectorRegistry, lines: Capture) -> None:
-    """The client had its answer; the exception goes on to the server."""
+    """The client had its answer; the exception goes on to the server, and is told once with the request's ids."""
     app = FastAPI()
 
     def fail() -> None:
@@ -177,7 +177,10 @@ async def test_a_failing_background_task_is_not_a_second_request(registry: Colle
     with pytest.raises(RuntimeError, match="later"):
         await call(app, "/")
     assert counted(registry) == {("GET", "/", "200"): 1}
-    assert len(lines.access) == 1
+    (access,), (after,) = lines.access, lines.application
+    assert after["message"] == "GET / failed after its answer 200"
+    assert (after["log.level"], after["error.type"]) == ("error", "RuntimeError")
+    assert after["trace.id"] == access["trace.id"]
 
 
 def streaming(chunks: int, pause: float, *, fail: bool = False) -> FastAPI:

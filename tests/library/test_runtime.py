@@ -19,9 +19,11 @@ import pytest
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from tocsin import cgroup, names, runtime
-from tocsin.loop_lag import TICK, lags, missed
+from tocsin import names
 from tocsin.metrics.families import Families, families_of
+from tocsin.runtime import cgroup
+from tocsin.runtime import process as runtime
+from tocsin.runtime.loop_lag import TICK, lags, missed
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -348,7 +350,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 import tocsin
-from tocsin import runtime
+from tocsin.runtime import process as runtime
 
 runtime.REFRESH_SECONDS = 0.2
 

@@ -19,9 +19,9 @@ from sqlalchemy.pool import NullPool, QueuePool, StaticPool
 
 from tocsin import names
 from tocsin.integrations.sqlalchemy import instrument, uninstrument
+from tocsin.integrations.statements import operation_of
 from tocsin.metrics.families import families_of
 from tocsin.request import CURRENT, Current, current_trace
-from tocsin.sql import operation_of
 from tocsin.tracing.context import Trace
 from tocsin.tracing.settings import trace_settings
 from tocsin.tracing.spans import leave

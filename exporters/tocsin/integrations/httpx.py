@@ -15,8 +15,8 @@ from weakref import WeakKeyDictionary
 import httpx
 from prometheus_client import CollectorRegistry
 
+from tocsin.integrations.outgoing import Outgoing, carry_trace
 from tocsin.metrics.families import Families, families_of
-from tocsin.outgoing import Outgoing, carry_trace
 
 Client = httpx.Client | httpx.AsyncClient
 

@@ -17,8 +17,8 @@ from prometheus_client import CollectorRegistry
 from requests import PreparedRequest, Response, Session
 from requests.adapters import BaseAdapter, HTTPAdapter
 
+from tocsin.integrations.outgoing import Outgoing, carry_trace
 from tocsin.metrics.families import Families, families_of
-from tocsin.outgoing import Outgoing, carry_trace
 
 _sessions: WeakKeyDictionary[Session, Families] = WeakKeyDictionary()
 _adapters: WeakKeyDictionary[BaseAdapter, Families] = WeakKeyDictionary()

@@ -21,9 +21,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import NullPool, Pool, QueuePool
 
 from tocsin import names
+from tocsin.integrations.statements import operation_of
 from tocsin.metrics.families import Families, families_of
 from tocsin.request import current_trace, error_name
-from tocsin.sql import operation_of
 from tocsin.tracing.spans import OpenSpan, Span, span
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from tocsin import names
-from tocsin.cgroup import Group, find_group
-from tocsin.loop_lag import TICK, LoopLag, lag_of
 from tocsin.metrics.families import Families
+from tocsin.runtime.cgroup import Group, find_group
+from tocsin.runtime.loop_lag import TICK, LoopLag, lag_of
 
 REFRESH_SECONDS = 5.0
 """How old the values of a worker may be that did not answer the scrape itself."""
