@@ -123,14 +123,14 @@ class _Layout:
     def _examples(self) -> dict[Key, dict[int, Example]]:
         if not self.examples:
             return {}
-        rows = self.newest.rows()
-        newest = list(map(max, zip(*rows, strict=True)))
+        columns = list(zip(*self.newest.rows(), strict=True))
+        newest = list(map(max, columns))
         found: dict[Key, dict[int, Example]] = {}
         for key, (start, count) in self.newest.starts.items():
             kept: dict[int, Example] = {}
             for slot, at in enumerate(newest[start : start + count]):
                 if at:
-                    number = next(number for number, row in enumerate(rows) if row[start + slot] == at)
+                    number = columns[start + slot].index(at)
                     examples = self.examples[key][number]
                     payload = self.views[number].example(examples, slot)
                     if payload is not None:

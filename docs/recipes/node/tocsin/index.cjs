@@ -54,9 +54,11 @@ function errors(error, _request, _response, next) {
   next(error);
 }
 
-/** Count a request that was refused for its credentials: missing, expired, bad_signature, bad_audience, unknown_kid. */
+const REASONS = new Set(['missing', 'malformed', 'expired', 'bad_signature', 'bad_audience', 'unknown_kid']);
+
+/** Count a request that was refused for its credentials: missing, malformed, expired, bad_signature, bad_audience, unknown_kid. */
 function authFailed(reason) {
-  state.families.add(METRICS.AUTH_FAILURES, [reason]);
+  state.families.add(METRICS.AUTH_FAILURES, [REASONS.has(reason) ? reason : '_OTHER']);
 }
 
 /** Count a request that was refused by a rate limit, by its route's template and the name of the policy. */

@@ -27,7 +27,7 @@ export function failed(error: unknown): void;
 export function errors(error: unknown, request: unknown, response: unknown, next: (error: unknown) => void): void;
 
 /** Count a request that was refused for its credentials. */
-export function authFailed(reason: 'missing' | 'expired' | 'bad_signature' | 'bad_audience' | 'unknown_kid'): void;
+export function authFailed(reason: 'missing' | 'malformed' | 'expired' | 'bad_signature' | 'bad_audience' | 'unknown_kid'): void;
 
 /** Count a request that was refused by a rate limit, by its route's template and the name of the policy. */
 export function rateLimited(route: string, policy: string): void;

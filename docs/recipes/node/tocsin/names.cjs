@@ -44,7 +44,7 @@ const METRICS = {
   AUTH_FAILURES: {
     name: 'tocsin_auth_failures_total',
     kind: 'counter',
-    help: 'Requests refused for their credentials, by reason (missing, expired, bad_signature, bad_audience, unknown_kid).',
+    help: 'Requests refused for their credentials: missing, malformed, expired, bad_signature, bad_audience, unknown_kid.',
     labels: ['reason'],
   },
   RATELIMIT_REJECTED: {
