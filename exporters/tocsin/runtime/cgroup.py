@@ -5,8 +5,8 @@ Source: the Linux kernel's cgroup-v2.rst and cgroup-v1/memory.rst.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 PROCESS = Path("/proc/self/cgroup")
 MOUNT = Path("/sys/fs/cgroup")
@@ -15,8 +15,7 @@ _UNLIMITED = 1 << 60
 """Version 1 says "no limit" with the greatest number of bytes that its pages can count."""
 
 
-@dataclass(frozen=True, slots=True)
-class Files:
+class Files(NamedTuple):
     """What the files of one version of the control groups are called."""
 
     usage: str
@@ -29,16 +28,14 @@ _V2 = Files("memory.current", "memory.max", b"inactive_file")
 _V1 = Files("memory.usage_in_bytes", "memory.limit_in_bytes", b"total_inactive_file")
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(NamedTuple):
     """Bytes charged to a group, without page cache that can be dropped, and the bytes it may use (None: no limit)."""
 
     usage: int
     limit: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """Where a process is accounted: its own group first, then those above that have a limit and can be seen here."""
 
     files: Files

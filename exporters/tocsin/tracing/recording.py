@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tocsin.redact import REDACTED, Redactor
@@ -51,8 +50,7 @@ class Scope(NamedTuple):
 OURS = Scope("tocsin")
 
 
-@dataclass(frozen=True, slots=True)
-class SpanEvent:
+class SpanEvent(NamedTuple):
     """Something that happened at one instant of a span."""
 
     at: int
@@ -62,8 +60,7 @@ class SpanEvent:
     dropped: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SpanLink:
+class SpanLink(NamedTuple):
     """Another span that this one has to do with."""
 
     trace_id: str

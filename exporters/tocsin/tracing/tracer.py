@@ -12,7 +12,6 @@ from tocsin.redact import DEFAULT, Redactor
 from tocsin.request import CURRENT, RUNNING, Facts, Running, error_name
 from tocsin.tracing import context, spans
 from tocsin.tracing.context import API, Trace, baggage_of, parse_traceparent, state_of
-from tocsin.tracing.export import Exporter
 from tocsin.tracing.ids import fresh_ids, fresh_span_id
 from tocsin.tracing.propagation import use_propagators
 from tocsin.tracing.recording import ERROR
@@ -22,6 +21,7 @@ from tocsin.tracing.spans import OriginTrace, Span
 if TYPE_CHECKING:
     from tocsin.instrumentation import Tracer
     from tocsin.metrics.families import Families
+    from tocsin.tracing.export import Exporter
     from tocsin.tracing.provided import Provided
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -87,7 +87,11 @@ class RequestTracer:
         self._parent_based = settings.sampler.parent_based
         self._always = settings.sampler.ratio >= 1.0
         self._redact = redact
-        self._exporter = Exporter(settings, families, redact) if settings.exporting else None
+        self._exporter: Exporter | None = None
+        if settings.exporting:
+            from tocsin.tracing.export import Exporter  # noqa: PLC0415  # a tenth of the import, for who exports
+
+            self._exporter = Exporter(settings, families, redact)
         self._class: type[Span] = Span
         self._bridge: Any = None
         self._current_class: type[Span] | None = None
