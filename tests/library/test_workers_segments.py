@@ -331,3 +331,39 @@ def test_files_are_this_users_alone(tmp_path: Path, live: Callable[[], subproces
     assert group.stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in group.iterdir()} == {0o600}
     assert os.geteuid() == group.stat().st_uid
+
+
+FINALIZERS = """
+import gc, os, sys
+from prometheus_client import CollectorRegistry
+from tocsin.metrics.families import Families
+from tocsin.metrics.workers import store_for
+from tocsin.names import Metric
+
+DONE = Metric("done_total", "counter", "Done.", ("kind",))
+families = Families(store_for("shop", None, {"PROMETHEUS_MULTIPROC_DIR": sys.argv[1]}))
+total = 0
+
+class Cycle:
+    def __init__(self, number):
+        self.me, self.number = self, number
+    def __del__(self):
+        families.add(DONE, f"finalized {self.number}")
+
+gc.set_threshold(3)
+for number in range(400):
+    Cycle(number)
+    families.add(DONE, f"counted {number}")
+gc.collect()
+assert families.store.sharing
+counted = {reading.labels[0]: reading.values[0] for reading in families.store.readings()}
+assert len(counted) == 800 and set(counted.values()) == {1.0}, counted
+"""
+
+
+def test_a_finalizer_may_count_while_a_series_is_made(tmp_path: Path) -> None:
+    """The collector may run it in the midst of appending to the segment, in the thread that holds the lock."""
+    done = subprocess.run(
+        [sys.executable, "-c", FINALIZERS, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr

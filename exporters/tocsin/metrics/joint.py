@@ -18,7 +18,7 @@ from tocsin.metrics import group
 from tocsin.metrics.described import Adopted, described, is_adopted, text_of
 from tocsin.metrics.members import Members, locked, sweep
 from tocsin.metrics.merge import Example, Merger, Series, copy, fold
-from tocsin.metrics.segment import CPU, LOST, OLDEST, SPARE, SPARE_CELLS, STARTS, View
+from tocsin.metrics.segment import CPU, LOST, OLDEST, SPARE, SPARE_CELLS, STARTS, View, undisturbed
 from tocsin.metrics.store import Exemplar, Reading
 from tocsin.names import Metric
 
@@ -90,12 +90,13 @@ class Joint:
         key = (family, labels)
         index = self._places.get(key)
         if index is None:
-            index = self._removed.pop(key, None)
-            if index is None:
-                index = self._new(key, size)
-            else:
-                self.segment.remove(index, removed=False)
-            self._places[key] = index
+            with undisturbed():
+                index = self._removed.pop(key, None)
+                if index is None:
+                    index = self._new(key, size)
+                else:
+                    self.segment.remove(index, removed=False)
+                self._places[key] = index
         return index
 
     def remove(self, family: str, labels: tuple[str, ...]) -> None:

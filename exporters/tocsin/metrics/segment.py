@@ -10,10 +10,12 @@ cells, or the exemplars of a series. Cells change in place, eight aligned bytes 
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import struct
 from collections.abc import Callable, Iterator, MutableSequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from mmap import mmap
 from typing import Any, Final, NamedTuple, cast
@@ -48,6 +50,21 @@ _SEPARATOR, _ESCAPE = "\x1f", "\x1e"
 _MARKS = re.compile(f"[{_SEPARATOR}{_ESCAPE}]")
 
 Buffer = mmap | bytearray
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Keep the garbage collector away: a finalizer of the application's may count, and so append to what is half done.
+
+    Only where something is appended, which happens once for each series.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class SegmentError(ValueError):
@@ -168,8 +185,9 @@ class Segment:
                 return
             count = self._series[index][1]
             width = _SLOT_SIZE + -(-width // 8) * 8
-            cells = self._append(EXEMPLARS, _text([index, count, width]), count + count * width // 8)
-            examples = self._examples[index] = Examples(cells, (cells + count) * 8, width, count)
+            with undisturbed():
+                cells = self._append(EXEMPLARS, _text([index, count, width]), count + count * width // 8)
+                examples = self._examples[index] = Examples(cells, (cells + count) * 8, width, count)
         if len(payload) > examples.width - _SLOT_SIZE or not 0 <= slot < examples.count:
             return
         rest = _SLOT.pack(len(payload), at) + payload

@@ -26,7 +26,7 @@ class _Process:
     """The stores of this process."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a finalizer may ask for families while this thread makes some
         self.stores: WeakValueDictionary[int, SharedStore] = WeakValueDictionary()
         """In the order they were made."""
         self.numbers: Counter[str] = Counter()
@@ -112,7 +112,7 @@ def _before_fork() -> None:
 
 
 def _after_fork() -> None:
-    _process.lock = threading.Lock()
+    _process.lock = threading.RLock()
     for name, loaded in (("members", "forget_locks"), ("adopt", "forked")):
         module = sys.modules.get(f"tocsin.metrics.{name}")  # only there if something was shared before the fork
         if module is not None:
