@@ -17,9 +17,9 @@ from tocsin import settings
 from tocsin.instrumentation import HttpMetrics, Instrumentation, Tracer
 from tocsin.integrations import servers
 from tocsin.logs.configure import application_pipeline, service_of
-from tocsin.metrics import exposition
 from tocsin.metrics.families import Families, families_of
 from tocsin.metrics.http import http_metrics
+from tocsin.metrics.server import answer
 from tocsin.redact import redactor
 from tocsin.runtime import process
 from tocsin.tracing.settings import trace_settings
@@ -124,7 +124,7 @@ def instrument(
     instrumentation = Instrumentation(
         families=families,
         paths=watched,
-        page=functools.partial(_page, registry),
+        page=functools.partial(answer, registry),
         http=http,
         tracer=tracer,
         pipeline=pipeline,
@@ -254,18 +254,6 @@ def _takes(signature: inspect.Signature, arguments: int) -> bool:
     except TypeError:
         return False
     return True
-
-
-def _page(
-    registry: CollectorRegistry, method: str, headers: Iterable[tuple[bytes, bytes]]
-) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """Return status, headers and body of the metrics page."""
-    if method not in ("GET", "HEAD"):
-        said = b"GET or HEAD\n"
-        length = str(len(said)).encode()
-        return 405, [(b"allow", b"GET, HEAD"), (b"content-type", b"text/plain"), (b"content-length", length)], said
-    answered, body = exposition.page(registry, headers)
-    return 200, answered, b"" if method == "HEAD" else body
 
 
 def _on_startup(families: Families, *, logs: bool, metrics: bool) -> None:

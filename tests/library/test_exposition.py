@@ -712,3 +712,10 @@ def test_a_wsgi_application(registry: CollectorRegistry) -> None:
     assert body.endswith(b"# EOF\n")
     app({**environ, "REQUEST_METHOD": "POST"}, lambda *arguments: sent.append(arguments))
     assert sent[1][0] == "405 Method Not Allowed"
+
+
+@pytest.mark.parametrize("port", [-1, 70_000])
+def test_a_port_that_cannot_be_is_refused(port: int, registry: CollectorRegistry) -> None:
+    """With what can be."""
+    with pytest.raises(ValueError, match="expected 0 to 65535"):
+        tocsin.serve(port, registry=registry)

@@ -27,6 +27,8 @@ from tocsin.metrics.families import families_of
 PORT = 9464
 """The port that OpenTelemetry names for a Prometheus page."""
 
+_LAST_PORT = 65_535
+
 _TIMEOUT = 10.0
 """Seconds a scraper may take to send its request, or to take in the page."""
 
@@ -51,7 +53,9 @@ def answer(registry: CollectorRegistry, method: str, headers: Headers, query: st
         query: with `name[]=...` only these samples.
     """
     if method not in ("GET", "HEAD"):
-        return 405, [(b"allow", b"GET, HEAD"), (b"content-length", b"0")], b""
+        said = b"GET or HEAD\n"
+        length = str(len(said)).encode()
+        return 405, [(b"allow", b"GET, HEAD"), (b"content-type", b"text/plain"), (b"content-length", length)], said
     sent, body = page(registry, headers, parse_qs(query).get("name[]", ()))
     return 200, sent, b"" if method == "HEAD" else body
 
@@ -93,7 +97,10 @@ def serve(port: int = PORT, address: str = "127.0.0.1", registry: CollectorRegis
 
     Raises:
         OSError: the port is taken, or the address is none, or not of this machine.
+        ValueError: there is no such port.
     """
+    if not 0 <= port <= _LAST_PORT:
+        raise ValueError(f"port is {port}, expected 0 to {_LAST_PORT}; 0 takes any that is free")
     registry = REGISTRY if registry is None else registry
     return Server(_Listener(address, port, registry, shared=families_of(registry).shared()))
 
