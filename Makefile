@@ -21,9 +21,9 @@ up: $(USER_READY)  ## run everything here, with a demo shop to break (Ctrl+C sto
 test: $(DEV_READY)  ## all tests but the slow ones
 	@$(BIN)/tocsin fetch prometheus prometheus-alertmanager || true
 	@$(BIN)/tocsin fetch --with-dependencies chromium fonts-dejavu-core postgresql || true
-	@$(BIN)/python -m pytest -q -m "not slow" -n 3 --dist loadfile --ignore=$(ACCEPTANCE)
-	@# By itself: it prints what it measured, and measures best on a quiet machine.
-	@$(BIN)/python -m pytest $(ACCEPTANCE)
+	@$(BIN)/python -m pytest -q -m "not slow and not quiet" -n 3 --dist loadfile --ignore=$(ACCEPTANCE)
+	@# By themselves: they print what they measured, and measure best on a quiet machine.
+	@$(BIN)/python -m pytest -m quiet $(ACCEPTANCE) tests/alerting
 
 lint: $(DEV_READY)  ## style, import rules, generated files
 	@$(BIN)/ruff check .

@@ -1,156 +1,172 @@
-"""HTTP: Alertmanager's API v2 as far as it is built, and our list of notifications."""
+"""HTTP: Alertmanager's API v2 for alerts, groups, receivers and status, and our list of notifications."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Any, Final
 
 import orjson
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as Endpoint
 
-from tocsin_alerting import intake, messages, routing
+from tocsin_alerting import messages
+from tocsin_alerting.alerts import Entry
+from tocsin_alerting.answers import BadRequestError, Pieces, json_answer, on_bad_request, on_http_error
 from tocsin_alerting.dispatch import Dispatcher
+from tocsin_alerting.fast import fast
 from tocsin_alerting.grouping import Group
-from tocsin_alerting.matchers import MatcherError, compiled, match_all, parse_one
-from tocsin_alerting.model import Alert
+from tocsin_alerting.listing import AT_ONCE, Listing
+from tocsin_alerting.matchers import Mode
+from tocsin_alerting.options import Options
+from tocsin_alerting.query import AlertQuery, ReceiverQuery
+from tocsin_alerting.selection import Selections
 from tocsin_alerting.storage import Storage
 from tocsin_alerting.tables import Row
+from tocsin_alerting.telemetry import SPOKEN_VERSION
 from tocsin_service.clock import Clock, rfc3339
 
-SPOKEN_VERSION: Final = "0.28.1"
-"""The Alertmanager whose API this is: clients such as Karma decide by it what they may ask for."""
+__all__ = ["Api", "BadRequestError", "fast", "on_bad_request", "on_http_error"]
+
 NOTIFICATIONS_LIMIT: Final = 500
 """Notifications one request may ask for."""
 
-_TRUE: Final = frozenset({"true", "1", "on", "yes", "y", "t", "ok", "checked", "selected", "enabled"})
-
-
-class BadRequestError(Exception):
-    """A request that is answered 400 with its reason as a bare JSON string, as Alertmanager's handlers do."""
+_GONE: Final = {
+    "status": "deprecated",
+    "error": "Alertmanager's API v1 went with its version 0.27; ask the same path under /api/v2",
+}
 
 
 class Api:
     """The handlers; each is a few lines over the dispatcher or the storage."""
 
-    def __init__(self, dispatcher: Dispatcher, storage: Storage, clock: Clock) -> None:
+    def __init__(self, dispatcher: Dispatcher, storage: Storage, clock: Clock, options: Options) -> None:
         self._dispatcher = dispatcher
         self._storage = storage
         self._clock = clock
+        self._selections = Selections(dispatcher.book)
+        self._mode = Mode.of(options.features)
+        self._by_group = "group-key-in-metrics" in options.features
         self._started = clock.now()
 
     def routes(self) -> list[Endpoint]:
-        """Return the endpoints."""
+        """Return the endpoints; `POST /api/v2/alerts` is answered by `fast`, before them."""
+        gone = ("status", "receivers", "alerts", "silences", "silence/{id}")
         return [
             Endpoint("/api/v2/alerts", self._alerts, methods=["GET", "POST"]),
             Endpoint("/api/v2/alerts/groups", self._groups, methods=["GET"]),
             Endpoint("/api/v2/receivers", self._receivers, methods=["GET"]),
             Endpoint("/api/v2/status", self._status, methods=["GET"]),
             Endpoint("/api/v1/notifications", self._notifications, methods=["GET"]),
+            *(Endpoint(f"/api/v1/{path}", _gone, methods=["GET", "POST", "DELETE"]) for path in gone),
         ]
 
-    async def _post_alerts(self, request: Request) -> Response:
-        kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-        if kind != "application/json":
-            return _json(_problem(415, f'unsupported media type "{kind}", only [application/json] are allowed'), 415)
-        try:
-            posted = intake.decode(await request.body())
-        except intake.RefusedError as error:
-            return _json(_problem(error.code, str(error)), error.status)
-        if problems := self._dispatcher.accept(posted):
-            raise BadRequestError("\n".join(problems))
-        return Response(headers={"Cache-Control": "no-store"})
+    # --- alerts -------------------------------------------------------------------------------------------------
+
+    def _listing(self, query: AlertQuery, now: float, *, by_name: bool) -> Listing:
+        return Listing(query, self._dispatcher.muter.verdict, now, by_name=by_name)
+
+    def _query(self, request: Request) -> AlertQuery:
+        return AlertQuery(request.query_params, self._dispatcher.config.receivers, self._mode)
 
     async def _alerts(self, request: Request) -> Response:
-        return await self._post_alerts(request) if request.method == "POST" else self._list_alerts(request)
-
-    def _list_alerts(self, request: Request) -> Response:
-        query = _Query(request)
-        found = []
-        for alert in sorted(self._dispatcher.alerts(), key=lambda alert: alert.fingerprint):
-            receivers = [route.receiver for route in routing.match(self._dispatcher.config.root, alert.labels)]
-            if query.takes(alert, receivers):
-                found.append(_alert(alert, receivers))
-        return _json(found)
+        query = self._query(request)
+        listing = self._listing(query, self._clock.now(), by_name=False)
+        # A copy: alerts may come while it is sent.
+        return Pieces(listing.alerts(list(self._selections.find(query.matchers))))
 
     async def _groups(self, request: Request) -> Response:
-        query = _Query(request)
+        query = self._query(request)
         now = self._clock.now()
-        ordered = sorted(self._dispatcher.groups, key=lambda group: (list(group.labels.items()), group.route.receiver))
-        return _json([shown for group in ordered if (shown := self._group(group, query, now))["alerts"]])
+        listing = self._listing(query, now, by_name=True)
+        asked = (group for group in self._dispatcher.groups if query.receivers.takes(group.route.receiver))
+        ordered = sorted(asked, key=lambda group: (list(group.labels.items()), group.route.receiver))
+        found = frozenset(self._selections.find(query.matchers)) if query.matchers else None
+        return Pieces(_listed((len(group.alerts), self._group(group, query, found, listing, now)) for group in ordered))
 
-    def _group(self, group: Group, query: _Query, now: float) -> dict[str, Any]:
-        alerts = []
-        for alert in sorted(group.alerts.values(), key=lambda alert: alert.fingerprint):
-            routes = routing.match(self._dispatcher.config.root, alert.labels)
-            receivers = sorted(route.receiver for route in routes)
-            if not alert.resolved(now) and query.takes(alert, [group.route.receiver]):
-                alerts.append(_alert(alert, receivers))
-        return {"labels": group.labels, "receiver": {"name": group.route.receiver}, "alerts": alerts}
+    def _group(
+        self, group: Group, query: AlertQuery, found: frozenset[Entry] | None, listing: Listing, now: float
+    ) -> bytes:
+        _, muted_by, _ = self._dispatcher.muter.timing(group.route, now)
+        if muted_by and not query.muted:
+            return b""
+        members = sorted(group.alerts.values(), key=_fingerprint)
+        if found is not None:
+            members = [entry for entry in members if entry in found]
+        if not (alerts := listing.members(members, muted_by)):
+            return b""
+        shown: dict[str, object] = {"labels": group.labels, "receiver": {"name": group.route.receiver}}
+        if group.route.labels:
+            shown["routeLabels"] = dict(group.route.labels)
+        return b'{"alerts":[' + alerts + b"]," + orjson.dumps(shown)[1:]
 
-    async def _receivers(self, _: Request) -> Response:
-        return _json([{"name": name} for name in self._dispatcher.config.receivers])
+    def states(self) -> Iterator[tuple[str, Mapping[str, int]]]:
+        """Yield how many alerts fire in which state, for the metrics: for each group if that was asked for."""
+        now = self._clock.now()
+        if not self._by_group:
+            yield "", self._count(self._dispatcher.book.firing(now), now)
+            return
+        for group in self._dispatcher.groups:
+            members = (entry for entry in group.alerts.values() if not entry.alert.resolved(now))
+            yield group.key, self._count(members, now)
+
+    def _count(self, entries: Iterable[Entry], now: float) -> Counter[str]:
+        verdict = self._dispatcher.muter.verdict
+        return Counter("suppressed" if verdict(entry, now) else "active" for entry in entries)
+
+    # --- the rest -----------------------------------------------------------------------------------------------
+
+    async def _receivers(self, request: Request) -> Response:
+        known = self._dispatcher.config.receivers
+        query = ReceiverQuery(request.query_params, known, self._mode)
+        shown = [{"name": item.name, "labels": dict(item.labels)} for item in known.values() if query.takes(item.name)]
+        return json_answer(shown)
 
     async def _status(self, _: Request) -> Response:
-        ours = version("tocsin")
         status = {
             "cluster": {"status": "disabled", "peers": []},
             "config": {"original": self._dispatcher.config.original},
             "uptime": rfc3339(self._started),
             "versionInfo": {
                 "version": SPOKEN_VERSION,
-                "revision": f"tocsin {ours}",
+                "revision": f"tocsin {version('tocsin')}",
                 "branch": "tocsin",
                 "buildUser": "tocsin",
                 "buildDate": "",
                 "goVersion": "",
             },
         }
-        return _json(status)
+        return json_answer(status)
 
     async def _notifications(self, request: Request) -> Response:
         text = request.query_params.get("limit", "50")
         if not text.isdecimal() or not 1 <= int(text) <= NOTIFICATIONS_LIMIT:
             raise BadRequestError(f"limit must be a number from 1 to {NOTIFICATIONS_LIMIT}")
-        return _json([_notification(row) for row in await self._storage.recent(int(text))])
+        return json_answer([_notification(row) for row in await self._storage.recent(int(text))])
 
 
-class _Query:
-    """The filters of a request for alerts."""
+def _listed(members: Iterable[tuple[int, bytes]]) -> Iterator[bytes]:
+    """Yield the pieces of a list of those members that are not empty, each with the number of alerts looked at for it.
 
-    def __init__(self, request: Request) -> None:
-        query = request.query_params
-        try:
-            self._matchers = [parse_one(text) for text in query.getlist("filter") if text]
-            self._receiver = compiled(query["receiver"]) if query.get("receiver") else None
-        except MatcherError as error:
-            raise BadRequestError(str(error)) from error
-        if query.get("receiver_matchers"):
-            raise BadRequestError("receiver_matchers is not supported yet; use receiver=REGEX")
-        # Nothing can be silenced or inhibited yet: `silenced` and `inhibited` drop nothing, `active` all or nothing.
-        self._active = (query.get("active") or "true").lower() in _TRUE
-
-    def takes(self, alert: Alert, receivers: Iterable[str]) -> bool:
-        if not self._active or not match_all(self._matchers, alert.labels):
-            return False
-        return self._receiver is None or any(self._receiver.fullmatch(name) for name in receivers)
+    A piece is as long as `AT_ONCE` says.
+    """
+    piece: list[bytes] = []
+    opening, looked_at = b"[", 0
+    for count, member in members:
+        looked_at += count
+        if member:
+            piece += (opening, member)
+            opening = b","
+        if looked_at >= AT_ONCE:
+            yield b"".join(piece)
+            piece, looked_at = [], 0
+    yield b"".join(piece) + (b"[]" if opening == b"[" else b"]")
 
 
-def _alert(alert: Alert, receivers: Iterable[str]) -> dict[str, Any]:
-    shown: dict[str, Any] = {
-        "labels": alert.labels,
-        "annotations": alert.annotations,
-        "startsAt": rfc3339(alert.starts_at),
-        "endsAt": rfc3339(alert.ends_at),
-        "updatedAt": rfc3339(alert.updated_at),
-        "fingerprint": alert.fingerprint,
-        "receivers": [{"name": name} for name in receivers],
-        "status": {"state": "active", "silencedBy": [], "inhibitedBy": [], "mutedBy": []},
-    }
-    return shown | ({"generatorURL": alert.generator_url} if alert.generator_url else {})
+def _fingerprint(entry: Entry) -> str:
+    return entry.alert.fingerprint
 
 
 def _notification(row: Row) -> dict[str, Any]:
@@ -172,22 +188,5 @@ def _notification(row: Row) -> dict[str, Any]:
     }
 
 
-async def on_bad_request(_: Request, error: Exception) -> Response:
-    """Answer a `BadRequestError`."""
-    return _json(str(error), 400)
-
-
-async def on_http_error(_: Request, error: Exception) -> Response:
-    """Answer an unknown path or a wrong method as Alertmanager does: `{"code": ..., "message": ...}`."""
-    if not isinstance(error, HTTPException):
-        raise error
-    return _json(_problem(error.status_code, error.detail), error.status_code, dict(error.headers or {}))
-
-
-def _problem(code: int, message: str) -> dict[str, Any]:
-    return {"code": code, "message": message}
-
-
-def _json(data: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    headers = {"Cache-Control": "no-store", **(headers or {})}
-    return Response(orjson.dumps(data), status_code=status, media_type="application/json", headers=headers)
+async def _gone(_: Request) -> Response:
+    return json_answer(_GONE, 410)

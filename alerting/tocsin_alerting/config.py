@@ -1,27 +1,36 @@
-"""`alertmanager.yml` -> `Config`. What Alertmanager knows and this version does not is refused, never passed over."""
+"""`alertmanager.yml` -> `Config`: read once, with every mistake named at its place, and never changed afterwards."""
 
 from __future__ import annotations
 
+import glob
+import hashlib
+import json
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
 
-import pydantic
-import yaml
-
-from tocsin_alerting import receivers
-from tocsin_alerting.matchers import Matcher, MatcherError, Op, parse, render, valid_label
-from tocsin_alerting.receivers import sending
-from tocsin_alerting.receivers.pagerduty import PagerDutySettings
-from tocsin_alerting.receivers.slack import SlackSettings
+from tocsin_alerting import extras as own
+from tocsin_alerting import original
+from tocsin_alerting.extras import Extras
+from tocsin_alerting.inhibition import InhibitRule
+from tocsin_alerting.matchers import Mode
+from tocsin_alerting.receivers import KINDS, sending
+from tocsin_alerting.receivers.shared import GlobalSettings
 from tocsin_alerting.routing import Route
-from tocsin_alerting.schema import FileSection, GlobalSection, ReceiverSection, RouteSection
-from tocsin_alerting.unsupported import Known, refused, templated
-from tocsin_service import durations
+from tocsin_alerting.schema import FileSection, ReceiverSection, TracingSection
+from tocsin_alerting.sections import Caution, Sections
+from tocsin_alerting.templates import TemplateError, Templates
+from tocsin_alerting.timeintervals import TimeInterval, TimeIntervalSection
+from tocsin_alerting.tree import Tree
 from tocsin_service.settings import Document, Loc, Problem, SettingsError
 
-ALL_LABELS: Final = "..."
-"""As the only name in `group_by`: every label."""
+EXTRAS_KEY: Final = "tocsin"
+"""The key of our own settings where the configuration is a section of tocsin.yml."""
+_HASH_BYTES: Final = 6
+"""As many as a metric, which is a float, holds exactly."""
+_OPEN_CLASS: Final = re.compile(r"\[[^\]]*\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,263 +44,242 @@ class Integration:
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """A named list of integrations; an empty one swallows what it gets."""
+    """A named list of integrations; an empty one swallows what it gets. Its name is among its labels."""
 
     name: str
     integrations: tuple[Integration, ...]
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """All that the router runs from.
 
-    `original` is the file with defaults filled in and without secrets, as YAML that amtool can read.
+    Args:
+        resolve_timeout: seconds after which an alert without an end is over.
+        receivers: by name, in the order of the file.
+        intervals: `time_intervals` and `mute_time_intervals`, by name.
+        original: the file with defaults filled in and without secrets, as YAML that amtool can read.
+        hash: changes with the configuration; 48 bits.
+        extras: what Alertmanager has no words for.
+        warnings: what is legal and hardly meant.
     """
 
     resolve_timeout: float
     root: Route
     receivers: Mapping[str, Receiver]
+    inhibit_rules: tuple[InhibitRule, ...]
+    intervals: Mapping[str, TimeInterval]
+    templates: Templates
     original: str
+    hash: int
+    extras: Extras
+    warnings: tuple[Caution, ...] = ()
 
 
-_M = TypeVar("_M", bound=Known)
-
-
-def load(document: Document, *at: str | int, without: frozenset[str] = frozenset()) -> Config:
+def load(
+    document: Document,
+    *at: str | int,
+    without: frozenset[str] = frozenset(),
+    extras: Extras | None = None,
+    mode: Mode = Mode.FALLBACK,
+) -> Config:
     """Read the configuration that stands at `at`.
 
     Args:
         without: keys there that belong to somebody else.
+        extras: what our own second file says. None: the key `tocsin` of a section, or defaults.
+        mode: the notation of matchers.
 
     Raises:
         SettingsError: all that is wrong with it.
     """
-    reader = _Reader(document, at)
-    reader.problems += _unsupported(document, at)
-    config = reader.config(without)
+    reader = _Reader(document, at, mode)
+    config = reader.config(without, extras)
     if reader.problems:
         raise SettingsError(reader.problems)
     return config
 
 
-def _unsupported(document: Document, at: Loc) -> Iterator[Problem]:
-    yield from refused(document, at, FileSection.later)
-    yield from refused(document, (*at, "global"), GlobalSection.later)
-    yield from _unsupported_routes(document, (*at, "route"))
-    for loc in _items(document, (*at, "receivers")):
-        yield from refused(document, loc, ReceiverSection.later)
-        for name, kind in receivers.KINDS.items():
-            for entry in _items(document, (*loc, f"{name}_configs")):
-                yield from refused(document, entry, kind.settings.later)
-                yield from templated(document, entry, kind.settings.later)
-
-
-def _unsupported_routes(document: Document, loc: Loc) -> Iterator[Problem]:
-    yield from refused(document, loc, RouteSection.later)
-    for child in _items(document, (*loc, "routes")):
-        yield from _unsupported_routes(document, child)
-
-
-def _items(document: Document, loc: Loc) -> list[Loc]:
-    found = document.section(*loc)
-    return [(*loc, index) for index in range(len(found))] if isinstance(found, list) else []
-
-
 class _Reader:
-    """Builds a `Config` from the parsed file, noting what no single value can know to be wrong."""
+    """Builds a `Config` from the sections, noting what no single value can know to be wrong."""
 
-    def __init__(self, document: Document, at: Loc) -> None:
-        self.problems: list[Problem] = []
+    def __init__(self, document: Document, at: Loc, mode: Mode) -> None:
         self._document = document
         self._at = at
-        self._shared = GlobalSection()
+        self._mode = mode
+        self._sections = Sections(document, at)
+        self._tree = Tree(self._sections, mode, frozenset(), frozenset())
+        self._shared = GlobalSettings()
 
-    def config(self, without: frozenset[str]) -> Config:
+    @property
+    def problems(self) -> list[Problem]:
+        return self._sections.problems
+
+    def config(self, without: frozenset[str], extras: Extras | None) -> Config:
         """Return the configuration; worth something only if there are no problems."""
-        self._read(FileSection, without=without)
-        self._shared = self._read(GlobalSection, "global") or self._shared
-        found = self._receivers()
-        root = Route("0", "{}", "", frozenset(), 30.0, 300.0, 14_400.0)
-        if self._document.section(*self._at, "route") is not None:
-            root = self._route(("route",), root, frozenset(found))
-        return Config(self._shared.resolve_timeout, root, found, _original(self._shared, root, found))
+        sections = self._sections
+        extras = self._extras(extras)
+        without |= {EXTRAS_KEY}  # read, or refused with words of its own
+        file = sections.read(FileSection, without=without)
+        self._shared = sections.read(GlobalSettings, "global") or self._shared
+        intervals = self._intervals()
+        receivers = self._receivers()
+        sections.problems += extras.undefined(receivers)
+        tree = Tree(sections, self._mode, receivers.keys(), intervals.keys())
+        root, rules = tree.root(), tree.rules()
+        texts = self._template_texts(file.templates if file else [])
+        templates = self._templates(texts, extras.messages)
+        self._without_effect()
+        shown = original.Shown(
+            shared=sections.said("global") or {},
+            root=root,
+            receivers=[self._shown(loc, receivers) for loc in sections.entries("receivers")],
+            rules=rules,
+            intervals=[interval.plain() for interval in intervals.values()],
+            templates=file.templates if file else [],
+        )
+        return Config(
+            resolve_timeout=self._shared.resolve_timeout,
+            root=root,
+            receivers=receivers,
+            inhibit_rules=rules,
+            intervals=intervals,
+            templates=templates,
+            original="" if self.problems else original.text(shown),
+            hash=self._hash(without, texts, extras),
+            extras=extras,
+            warnings=tuple(sorted(set(sections.warnings), key=lambda each: (each.file, each.line, each.column))),
+        )
 
-    def _read(self, model: type[_M], *loc: str | int, without: frozenset[str] = frozenset()) -> _M | None:
+    def _hash(self, without: frozenset[str], texts: list[tuple[str, str]], extras: Extras) -> int:
+        said = self._document.section(*self._at)
+        data = {key: value for key, value in said.items() if key not in without} if isinstance(said, Mapping) else said
+        named = [(Path(file).name, text) for file, text in texts]
+        content = json.dumps([data, named, repr(extras)], sort_keys=True, default=str)
+        return int.from_bytes(hashlib.sha256(content.encode(errors="replace")).digest()[:_HASH_BYTES], "big")
+
+    # --- beside Alertmanager's ----------------------------------------------------------------------------------
+
+    def _extras(self, extras: Extras | None) -> Extras:
+        if extras is not None or not self._at:
+            if self._sections.said(EXTRAS_KEY) is not None:
+                # Alertmanager and amtool would refuse the file.
+                what = f'"{EXTRAS_KEY}" cannot stand in an alertmanager.yml'
+                fix = "put what it holds into a file of its own and name that with --tocsin.config"
+                self._sections.wrong((EXTRAS_KEY,), what, fix=fix)
+            return extras or Extras()
         try:
-            return self._document.read(model, *self._at, *loc, without=without)
+            return own.load(self._document, *self._at, EXTRAS_KEY, messages="tocsin")
         except SettingsError as error:
-            self.problems += error.problems
-            return None
+            self.problems.extend(error.problems)
+            return Extras()
 
-    def _wrong(self, loc: Loc, what: str, *, expected: str = "", fix: str = "") -> None:
-        self.problems.append(self._document.problem((*self._at, *loc), what, expected=expected, fix=fix))
+    def _without_effect(self) -> None:
+        sections = self._sections
+        if sections.said("tracing") is not None:
+            sections.read(TracingSection, "tracing")
+            fix = "remove it, where Alertmanager does not read the same file"
+            sections.warn("without-effect", ("tracing",), "tracing is read, but has no effect here", fix=fix)
+        recorder = sections.said("event_recorder")
+        if recorder is not None:
+            if not isinstance(recorder, Mapping):
+                what = "event_recorder is not a mapping"
+                sections.wrong(("event_recorder",), what, expected="a mapping of keys to values")
+            what = "event_recorder is read, but has no effect here: what happened is kept in the database"
+            sections.warn("without-effect", ("event_recorder",), what, fix="ask /api/v1/notifications")
 
-    # --- receivers ----------------------------------------------------------------------------------------------
+    # --- templates ----------------------------------------------------------------------------------------------
+
+    def _template_texts(self, patterns: list[str]) -> list[tuple[str, str]]:
+        found: dict[str, str] = {}
+        for index, pattern in enumerate(patterns):
+            if _OPEN_CLASS.search(pattern):
+                self._sections.wrong(("templates", index), f'"{pattern}" is not a pattern of paths: a [ is not closed')
+                continue
+            # A pattern may be absolute, which Path.glob does not take.
+            for file in sorted(glob.glob(str(self._document.folder / pattern))):  # noqa: PTH207
+                try:
+                    found[file] = Path(file).read_text(encoding="utf-8")
+                except (OSError, UnicodeDecodeError) as error:
+                    reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+                    self._sections.wrong(("templates", index), f"cannot read the template file {file}: {reason}")
+        return list(found.items())
+
+    def _templates(self, texts: list[tuple[str, str]], words: own.Words) -> Templates:
+        try:
+            return Templates(texts, words=words)
+        except TemplateError:
+            self.problems.extend(_broken(texts))
+            return Templates(words=words)
+
+    # --- time intervals and receivers ---------------------------------------------------------------------------
+
+    def _intervals(self) -> dict[str, TimeInterval]:
+        found: dict[str, TimeInterval] = {}
+        for key in ("time_intervals", "mute_time_intervals"):
+            for loc in self._sections.entries(key):
+                section = self._sections.read(TimeIntervalSection, *loc)
+                name = str(self._sections.said(*loc, "name") or "")
+                if name in found:
+                    what = f'the time interval "{name}" stands here twice'
+                    self._sections.wrong((*loc, "name"), what, fix="rename one of them")
+                if name:
+                    found[name] = section.interval() if section else TimeInterval(name)
+        return found
 
     def _receivers(self) -> dict[str, Receiver]:
         found: dict[str, Receiver] = {}
-        for loc in _items(self._document, (*self._at, "receivers")):
-            here = loc[len(self._at) :]
-            entry = self._read(ReceiverSection, *here)
-            name = str(self._document.section(*loc, "name") or "")
+        for loc in self._sections.entries("receivers"):
+            entry = self._sections.read(ReceiverSection, *loc)
+            name = str(self._sections.said(*loc, "name") or "")
             if entry is not None and not name:
-                self._wrong((*here, "name"), "a receiver has no name", fix="give it one")
+                self._sections.wrong((*loc, "name"), "a receiver has no name", fix="give it one")
             elif name in found:
-                self._wrong((*here, "name"), f'the receiver "{name}" stands here twice', fix="rename one of them")
+                what = f'the receiver "{name}" stands here twice'
+                self._sections.wrong((*loc, "name"), what, fix="rename one of them")
+            # Read in any case: a second one of that name may hold other mistakes.
+            integrations = tuple(self._integrations(loc))
             if name:
-                found[name] = Receiver(name, tuple(self._integrations(entry, here)) if entry else ())
+                found[name] = Receiver(name, integrations, self._labels(name, loc))
         return found
 
-    def _integrations(self, entry: ReceiverSection, loc: Loc) -> Iterator[Integration]:
-        for kind in receivers.KINDS:
-            name = f"{kind}_configs"
-            for position, settings in enumerate(getattr(entry, name)):
-                yield Integration(kind, position, self._with_globals(settings, (*loc, name, position)))
+    def _labels(self, name: str, loc: Loc) -> dict[str, str]:
+        said = self._sections.said(*loc, "labels")
+        labels = {str(key): str(value) for key, value in said.items()} if isinstance(said, Mapping) else {}
+        for label in labels:
+            self._tree.check_label(label, (*loc, "labels", label))
+        if labels.get("name", name) != name:
+            what = f'the label "name" of the receiver "{name}" says something else'
+            self._sections.wrong((*loc, "labels", "name"), what, expected=f'"{name}"', fix="remove it: it is added")
+        return labels | {"name": name}
 
-    def _with_globals(self, settings: sending.ReceiverSettings, loc: Loc) -> sending.ReceiverSettings:
-        shared = self._shared
-        if isinstance(settings, PagerDutySettings) and settings.url is None:
-            return settings.model_copy(update={"url": shared.pagerduty_url})
-        if isinstance(settings, SlackSettings):
-            return self._slack(settings, shared, loc)
-        return settings
-
-    def _slack(self, settings: SlackSettings, shared: GlobalSection, loc: Loc) -> SlackSettings:
-        names = ("api_url", "api_url_file", "app_token", "app_token_file")
-        update: dict[str, object] = {"app_url": settings.app_url or shared.slack_app_url}
-        if all(getattr(settings, name) is None for name in names):
-            update |= {name: getattr(shared, f"slack_{name}") for name in names}
-            if update["api_url"] or update["api_url_file"]:
-                update |= {"app_token": None, "app_token_file": None}
-            elif update["app_token"] or update["app_token_file"]:
-                if not settings.channel:
-                    self._wrong(loc, "a Slack app needs a channel", expected='channel: "#alerts"', fix="add it")
-            else:
-                fix = "add api_url_file here, or slack_api_url_file under global"
-                self._wrong(loc, "Slack has no address", expected="api_url, api_url_file or app_token", fix=fix)
-        return settings.model_copy(update=update)
-
-    # --- routes -------------------------------------------------------------------------------------------------
-
-    def _route(self, loc: Loc, parent: Route, known: frozenset[str]) -> Route:
-        found = self._read(RouteSection, *loc)
-        entry = found or RouteSection()
-        is_root = loc == ("route",)
-        matchers = self._matchers(entry, loc)
-        if is_root and found:
-            self._check_root(entry, loc)
-        if entry.receiver and entry.receiver not in known:
-            what = f'undefined receiver "{entry.receiver}" used in route'
-            expected = "one of " + ", ".join(sorted(known)) if known else "a receiver of that name"
-            self._wrong((*loc, "receiver"), what, expected=expected)
-        for name in ("group_interval", "repeat_interval"):
-            if getattr(entry, name) == 0:
-                self._wrong((*loc, name), f"{name} is zero", expected="a duration such as 5m")
-        node = Route(
-            node=parent.node if is_root else f"{parent.node}.{loc[-1]}",
-            key="{}" if is_root else f"{parent.key}/{render(matchers)}",
-            receiver=entry.receiver or parent.receiver,
-            group_by=self._group_by(entry, loc, parent),
-            group_wait=parent.group_wait if entry.group_wait is None else entry.group_wait,
-            group_interval=entry.group_interval or parent.group_interval,
-            repeat_interval=entry.repeat_interval or parent.repeat_interval,
-            matchers=matchers,
-            descend=entry.continue_,
-        )
-        below = (self._route((*loc, "routes", index), node, known) for index in range(len(entry.routes)))
-        return replace(node, routes=tuple(below))
-
-    def _check_root(self, entry: RouteSection, loc: Loc) -> None:
-        if not entry.receiver:
-            self._wrong(loc, "the root route has no receiver", expected="receiver: NAME", fix="add it")
-        for name, value in (("matchers", entry.matchers), ("match", entry.match), ("match_re", entry.match_re)):
-            if value:
-                what = f"the root route has {name}, but it must match every alert"
-                self._wrong((*loc, name), what, fix="move it to a route under routes")
-        if entry.continue_:
-            self._wrong((*loc, "continue"), "the root route cannot continue: nothing follows it", fix="remove it")
-
-    def _group_by(self, entry: RouteSection, loc: Loc, parent: Route) -> frozenset[str] | None:
-        names = entry.group_by
-        if names is None:
-            return parent.group_by
-        loc = (*loc, "group_by")
-        if ALL_LABELS in names and len(names) > 1:
-            self._wrong(loc, '"..." stands for all labels and cannot stand beside others', fix="keep one of the two")
-        for index, name in enumerate(names):
-            if not name:
-                self._wrong((*loc, index), "a label name in group_by is empty", fix="remove it")
-            elif name in names[:index]:
-                self._wrong((*loc, index), f'the label "{name}" stands in group_by twice', fix="remove one")
-        return None if ALL_LABELS in names else frozenset(names)
-
-    def _matchers(self, entry: RouteSection, loc: Loc) -> tuple[Matcher, ...]:
-        found: list[Matcher] = []
-        for index, text in enumerate(entry.matchers):
-            try:
-                parsed = parse(text)
-            except MatcherError as error:
-                self._wrong((*loc, "matchers", index), str(error))
-                continue
-            if not parsed:
-                self._wrong((*loc, "matchers", index), "a matcher is empty", fix='write name="value"')
-            found += parsed
-        for key, op, pattern in (("match", Op.EQUAL, "{}"), ("match_re", Op.REGEX, "^(?:{})$")):
-            for name, value in getattr(entry, key).items():
-                if not valid_label(name):
-                    self._wrong((*loc, key, name), f'"{name}" is not a label name', expected="[a-zA-Z_][a-zA-Z0-9_]*")
+    def _integrations(self, loc: Loc) -> Iterator[Integration]:
+        for kind, known in KINDS.items():
+            for entry in self._sections.entries(*loc, f"{kind}_configs"):
+                settings = self._sections.read(known.settings, *entry)
+                if settings is None:
+                    continue
                 try:
-                    found.append(Matcher(name, op, pattern.replace("{}", value)))
-                except MatcherError as error:
-                    self._wrong((*loc, key, name), str(error))
-        return tuple(found)
+                    settings = settings.inherit(self._shared)
+                except sending.Missing as missing:
+                    self._sections.wrong(entry, missing.what, expected=missing.expected, fix=missing.fix)
+                yield Integration(kind, int(entry[-1]), settings)
+
+    def _shown(self, loc: Loc, receivers: Mapping[str, Receiver]) -> original.ShownReceiver:
+        name = str(self._sections.said(*loc, "name") or "")
+        receiver = receivers.get(name, Receiver(name, ()))
+        entries = [
+            original.Entry(each.kind, each.settings, self._sections.said(*loc, f"{each.kind}_configs", each.position))
+            for each in receiver.integrations
+        ]
+        return original.ShownReceiver(name, self._sections.said(*loc, "labels") or {}, entries)
 
 
-# --- as amtool reads it back -------------------------------------------------------------------------------------
-
-
-def _original(shared: GlobalSection, root: Route, found: Mapping[str, Receiver]) -> str:
-    data = {
-        "global": _plain(shared),
-        "route": _plain_route(root),
-        "receivers": [_plain_receiver(receiver) for receiver in found.values()],
-    }
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
-
-
-def _plain(settings: Known) -> dict[str, object]:
-    data = settings.model_dump(by_alias=True, exclude_defaults=True, exclude_none=True)
-    return {name: _plain_value(name, value) for name, value in data.items()}
-
-
-def _plain_value(name: str, value: object) -> object:
-    if isinstance(value, pydantic.SecretStr):
-        return "<secret>"
-    if isinstance(value, float):
-        return durations.render(value) if name in {"resolve_timeout", "timeout"} else value
-    return value if isinstance(value, str | int | bool | dict) else str(value)
-
-
-def _plain_route(route: Route) -> dict[str, object]:
-    data: dict[str, object] = {
-        "receiver": route.receiver,
-        "group_by": [ALL_LABELS] if route.group_by is None else sorted(route.group_by),
-        "matchers": [str(matcher) for matcher in route.matchers],
-        "continue": route.descend,
-        "group_wait": durations.render(route.group_wait),
-        "group_interval": durations.render(route.group_interval),
-        "repeat_interval": durations.render(route.repeat_interval),
-        "routes": [_plain_route(child) for child in route.routes],
-    }
-    return {name: value for name, value in data.items() if value}
-
-
-def _plain_receiver(receiver: Receiver) -> dict[str, object]:
-    data: dict[str, object] = {"name": receiver.name}
-    for integration in receiver.integrations:
-        # amtool refuses kinds it does not know; the terminal is ours alone.
-        if integration.kind != "console":
-            entries = data.setdefault(f"{integration.kind}_configs", [])
-            if isinstance(entries, list):
-                entries.append(_plain(integration.settings))
-    return data
+def _broken(texts: list[tuple[str, str]]) -> Iterator[Problem]:
+    """Yield the mistake of each template file that has one."""
+    for name, text in texts:
+        try:
+            Templates([(name, text)])
+        except TemplateError as error:
+            yield Problem(name, error.line, error.column, f"broken template: {error.what}")

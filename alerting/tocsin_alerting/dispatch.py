@@ -1,101 +1,147 @@
 """The loop: alerts in, groups looked at when they are due, messages into the outbox.
 
-Only this module knows the order in which the pure parts are asked.
+Only this module knows the order in which the pure parts are asked. Every replica keeps the alerts and their groups;
+the one that leads looks at them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy.exc import SQLAlchemyError
+import msgspec
 
-from tocsin_alerting import dedup, intake, routing
+from tocsin_alerting import dedup, routing
+from tocsin_alerting.acks import Acks
+from tocsin_alerting.alerts import Book, Entry, Taken
 from tocsin_alerting.config import Config, Integration
 from tocsin_alerting.deliver import Courier
-from tocsin_alerting.grouping import Group, Groups
-from tocsin_alerting.model import Alert, Notification, display_order, merge
-from tocsin_alerting.storage import Change, Storage
+from tocsin_alerting.grouping import GroupId, Groups, rhythm
+from tocsin_alerting.inhibition import Inhibitor
+from tocsin_alerting.leadership import DATABASE_ERRORS
+from tocsin_alerting.look import Look, look
+from tocsin_alerting.model import Alert, Incoming, Notification, display_order
+from tocsin_alerting.muting import Muter
+from tocsin_alerting.options import Options
+from tocsin_alerting.silence_store import Silences
+from tocsin_alerting.storage import Change, Decision, DeposedError, Event, Remembered, Storage
 from tocsin_alerting.tables import LaneKey
 from tocsin_alerting.telemetry import Telemetry
 from tocsin_service.clock import Clock
 
 REMEMBER_EVERY: Final = 10.0
-"""Seconds between writes of the ends last heard of: a start after a crash knows them this well."""
-SWEEP_EVERY: Final = 1800.0
-"""Seconds between forgetting what has ended."""
-RETENTION: Final = 432_000.0
-"""Seconds that finished messages and silent groups are kept, at least."""
+"""Seconds between writes of the ends last heard of."""
+SYNC_EVERY: Final = 1.0
+"""Seconds after which a replica has heard what another one was told, where several share a database."""
+FOLLOWER_MEMORY: Final = 900.0
+"""Seconds that a replica that does not lead keeps ended alerts in its groups."""
+
+
+class NotDurableError(OSError):
+    """Alerts were taken, but could not be written down: whoever sent them should send them again."""
 
 
 class Dispatcher:
     """Holds the alerts and their groups.
 
     Args:
-        external_url: where this router is reached, for links in messages.
+        leads: whether this replica tells receivers at this moment, and as which epoch.
     """
 
     def __init__(
         self,
         config: Config,
         *,
+        options: Options,
         storage: Storage,
+        silences: Silences,
+        acks: Acks,
         courier: Courier,
         clock: Clock,
         telemetry: Telemetry,
-        external_url: str,
     ) -> None:
         self.config = config
-        self.groups = Groups(config.root)
+        self.groups = Groups()
+        self.book = Book(config.root, per_alertname_limit=options.per_alertname_limit)
+        self.muter = Muter(silences, acks, Inhibitor(config.inhibit_rules), config.intervals)
+        self.epoch: int | None = None
+        """As whom this replica decides; None while another leads."""
+        self._options = options
         self._storage = storage
+        self._silences = silences
+        self._acks = acks
         self._courier = courier
         self._clock = clock
         self._telemetry = telemetry
-        self._external_url = external_url
-        self._alerts: dict[intake.Identity, Alert] = {}
-        self._told: set[str] = set()
-        self._heard: dict[str, Alert] = {}
+        self._owed: dict[GroupId, frozenset[str]] = {}
+        self._said: dict[LaneKey, str] = {}
+        self._unkept: dict[str, Entry] = {}
+        self._gone: list[GroupId] = []
         self._news = asyncio.Event()
         self._ticking = asyncio.Lock()
-        self._remember_at = self._sweep_at = 0.0
+        self._mark = 0.0
+        self._begins_at = clock.now() + options.start_delay
+        self._next = dict.fromkeys(("remember", "sync"), 0.0) | {"sweep": clock.now() + options.gc_interval}
 
     # --- in -----------------------------------------------------------------------------------------------------
 
-    def accept(self, posted: Sequence[intake.Timed]) -> list[str]:
+    async def post(self, body: bytes) -> list[str]:
         """Take in the alerts of a request and return what is wrong with those that are refused.
 
-        No group is looked at before all of them are in: this neither waits nor gives way.
-        """
-        now = self._clock.now()
-        problems: list[str] = []
-        for timed in posted:
-            try:
-                alert = intake.read(timed, self._alerts, now=now, resolve_timeout=self.config.resolve_timeout)
-            except intake.InvalidAlertError as error:
-                problems.append(str(error))
-                continue
-            self._keep(alert, now)
-        firing = sum(intake.is_firing(timed, now) for timed in posted)
-        self._telemetry.received(firing=firing, resolved=len(posted) - firing, invalid=len(problems))
-        self._news.set()
-        return problems
+        No group is looked at before all of them are in, and what is new is in the database when this returns.
 
-    def _keep(self, alert: Alert, now: float) -> None:
-        name = intake.identity(alert.labels)
-        stored = self._alerts.get(name)
-        known = alert if stored is None else merge(stored, alert, now)
-        self._alerts[name] = known
-        self.groups.insert(known, now)
-        if known.fingerprint in self._told:
-            self._heard[known.fingerprint] = known
+        Raises:
+            tocsin_alerting.intake.RefusedError: nothing of it can be taken.
+            NotDurableError: the database could not be used.
+        """
+        return await self._taken(self.book.take(body, self._clock.now(), self.config.resolve_timeout))
+
+    async def accept(self, incoming: Sequence[Incoming]) -> list[str]:
+        """Take in alerts of our own sources; see `post`."""
+        return await self._taken(self.book.take_values(incoming, self._clock.now(), self.config.resolve_timeout))
+
+    async def _taken(self, taken: Taken) -> list[str]:
+        now = self._clock.now()
+        self._telemetry.received(
+            firing=taken.firing,
+            resolved=taken.resolved,
+            invalid=len(taken.problems),
+            limited=taken.limited,
+            limit=self._options.per_alertname_limit,
+        )
+        for entry in taken.news:
+            self._enter(entry, now)
+        if taken.news:
+            self._news.set()
+            await self._write_down()
+        return taken.problems
+
+    def _enter(self, entry: Entry, now: float) -> None:
+        self.groups.insert(entry, now)
+        self.muter.inhibitor.add(entry)
+        self._unkept[entry.alert.fingerprint] = entry
+
+    async def _write_down(self) -> None:
+        entries, self._unkept = self._unkept, {}
+        if not entries:
+            return
+        try:
+            await self._storage.keep(list(entries.values()), now=self._clock.now())
+        except BaseException as error:
+            self._unkept = entries | self._unkept
+            if not isinstance(error, DATABASE_ERRORS):
+                raise
+            self._telemetry.database_failed(error)
+            raise NotDurableError(
+                "the alerts were taken, but the database cannot be written; send them again"
+            ) from error
 
     def alerts(self) -> Iterator[Alert]:
         """Yield the alerts that fire."""
         now = self._clock.now()
-        return (alert for alert in self._alerts.values() if not alert.resolved(now))
+        return (entry.alert for entry in self.book.entries.values() if not entry.alert.resolved(now))
 
     # --- the loop -----------------------------------------------------------------------------------------------
 
@@ -103,133 +149,243 @@ class Dispatcher:
         """Look at groups when they are due, for ever."""
         while True:
             now = self._clock.now()
-            instants = [self._sweep_at, *([self._remember_at] if self._heard else [])]
-            if self.groups.next_due is not None:
-                instants.append(self.groups.next_due)
-            await self._clock.wait(self._news, min(instants) - now)
+            await self._clock.wait(self._news, max(0.0, self._wake_at() - now))
             self._news.clear()
             try:
                 # Shielded: a tick that has begun is finished; `drain` waits for it.
                 await asyncio.shield(self.tick())
                 await self._chores()
-            except (SQLAlchemyError, OSError) as error:
+            except DeposedError:
+                self.follow()
+            except (*DATABASE_ERRORS, NotDurableError) as error:
                 self._telemetry.database_failed(error)
                 await self._clock.sleep(1.0)
+
+    def _wake_at(self) -> float:
+        instants = [self._next["sweep"], self._next["remember"]]
+        if self._storage.shared:
+            instants.append(self._next["sync"])
+        if self.epoch is not None and self.groups.next_due is not None:
+            instants.append(max(self.groups.next_due, self._begins_at))
+        return min(instants)
 
     async def tick(self) -> None:
         """Look at all groups that are due, and write what receivers are to be told."""
         async with self._ticking:
-            now = self._clock.now()
-            looks = [self._look(group, now) for group in self.groups.due(now)]
-            if not looks:
+            if self.epoch is None or self._clock.now() < self._begins_at or not self.groups.due(self._clock.now()):
                 return
+            # A silence that was answered before this instant, by whichever replica, holds.
+            await self._silences.refresh()
+            await self._acks.refresh()
+            now = self._clock.now()
+            looks = [look(group, self.muter, now) for group in self.groups.due(now)]
+            plans: dict[LaneKey, dedup.Lane] = {}
 
-            def decide(lanes: Mapping[LaneKey, dedup.Lane]) -> list[Change]:
-                return [change for look in looks for change in self._changes(look, lanes)]
+            def decide(lanes: Mapping[LaneKey, dedup.Lane]) -> Decision:
+                plans.update(lanes)
+                changes = [change for found in looks for change in self._changes(found, lanes)]
+                anchors = {found.group.id: now for found in looks if not found.group.ticked}
+                return Decision(changes, self._events(looks, changes), anchors, tuple(self._gone))
 
-            changes = await self._storage.tick((look.group.key for look in looks), decide, now=now)
-            for look in looks:
-                self.groups.ticked(look.group, look.resolved, now)
-            for change in changes:
-                if isinstance(change.plan, dedup.Send):
-                    self._told |= change.plan.told.firing
-                self._courier.wake([change.lane], due=change.due)
-            for look in looks:
-                if not self._courier.busy(look.group.key):
-                    self.groups.settled(look.group.key, told=True)
+            gone = len(self._gone)
+            keys = (found.group.key for found in looks)
+            changes = await self._storage.tick(keys, decide, now=now, epoch=self.epoch)
+            del self._gone[:gone]
+            self._after(looks, changes, plans, now)
 
-    def _look(self, group: Group, now: float) -> _Look:
-        alerts = sorted(group.alerts.values(), key=display_order)
-        firing = tuple(alert for alert in alerts if not alert.resolved(now))
-        return _Look(group, now, firing, tuple(alert for alert in alerts if alert.resolved(now)))
+    def _after(
+        self, looks: Sequence[Look], changes: Sequence[Change], lanes: Mapping[LaneKey, dedup.Lane], now: float
+    ) -> None:
+        owed: dict[GroupId, frozenset[str]] = {found.group.id: frozenset() for found in looks}
+        for lane, state in lanes.items():
+            if lane.group in owed:
+                owed[lane.group] |= state.owed
+        for change in changes:
+            if isinstance(change.plan, dedup.Send | dedup.Note) and change.plan.told is not None:
+                owed[change.lane.group] |= change.plan.told.owed
+        self._owed |= owed
+        for found in looks:
+            held = {alert.fingerprint for alert in found.held} & owed[found.group.id]
+            self._telemetry.suppressed(found.suppressed)
+            self.groups.ticked(found.group, found.ended - held, now)
+        for change in changes:
+            self._courier.wake([change.lane], due=change.due)
+        for found in looks:
+            if not self._courier.busy(found.group.id):
+                self.ended(found.group.id, told=True)
 
-    def _changes(self, look: _Look, lanes: Mapping[LaneKey, dedup.Lane]) -> Iterator[Change]:
+    def _changes(self, found: Look, lanes: Mapping[LaneKey, dedup.Lane]) -> Iterator[Change]:
         """Decide for each integration of the group's receiver."""
-        group = look.group
-        for integration in self.config.receivers[group.route.receiver].integrations:
+        group = found.group
+        receiver = self.config.receivers.get(group.route.receiver)
+        at_once = self.config.extras.resolves_at_once(group.route.receiver)
+        for integration in receiver.integrations if receiver else ():
             lane = LaneKey(group.key, group.route.receiver, integration.kind, integration.position)
-            tick = dedup.Tick(
-                now=look.now,
-                firing=frozenset(alert.fingerprint for alert in look.firing),
-                resolved=frozenset(alert.fingerprint for alert in look.resolved),
-                send_resolved=integration.settings.send_resolved,
-                repeat_interval=group.route.repeat_interval,
-            )
+            tick = found.tick(send_resolved=integration.settings.send_resolved, at_once=at_once)
             plan = dedup.plan(lanes.get(lane, dedup.Lane()), tick)
-            yield Change(lane, plan, group.due, self._writer(look, lane, integration))
+            yield Change(lane, plan, group.due, group.labels, self._writer(found, lane, integration, at_once=at_once))
 
-    def _writer(self, look: _Look, lane: LaneKey, integration: Integration) -> _Writer:
-        return _Writer(look, lane, self._external_url, integration.settings.send_resolved)
+    def _writer(self, found: Look, lane: LaneKey, integration: Integration, *, at_once: bool) -> _Writer:
+        ended = found.resolved + (found.held if at_once else ())
+        resolved = ended if integration.settings.send_resolved else ()
+        return _Writer(found, lane, self._options.external_url, resolved)
 
-    def ended(self, group_key: str, told: bool) -> None:
+    def _events(self, looks: Sequence[Look], changes: Sequence[Change]) -> list[Event]:
+        """Return what is to be remembered of why somebody was not told, wherever it is something else than before."""
+        events: list[Event] = []
+        why = {found.group.id: found.why for found in looks}
+        for change in changes:
+            what = why[change.lane.group]
+            if isinstance(change.plan, dedup.Leave) and change.plan.why is dedup.Quiet.ACKNOWLEDGED:
+                what = str(change.plan.why)
+            if what != self._said.get(change.lane, ""):
+                events.append(Event(looks[0].now, change.lane, what or "nothing is muted any more"))
+                if what:
+                    self._said[change.lane] = what
+                else:
+                    del self._said[change.lane]
+        return events
+
+    def ended(self, group: GroupId, told: bool) -> None:
         """Take note that the messages about a group have come to an end; see `Groups.settled`."""
-        self.groups.settled(group_key, told=told)
+        gone = self.groups.settled(group, told=told)
+        self._gone += [item.id for item in gone]
+        for item in gone:
+            self._owed.pop(item.id, None)
+
+    # --- chores -------------------------------------------------------------------------------------------------
 
     async def _chores(self) -> None:
-        now = self._clock.now()
-        if now >= self._remember_at:
-            self._remember_at = now + REMEMBER_EVERY
+        if self._unkept:
+            await self._write_down()
+        if self._storage.shared and self._is_time("sync", SYNC_EVERY):
+            await self._sync()
+        if self._is_time("remember", REMEMBER_EVERY):
             await self.remember()
-        if now >= self._sweep_at:
-            self._sweep_at = now + SWEEP_EVERY
-            self._alerts = {name: alert for name, alert in self._alerts.items() if not alert.resolved(now)}
-            repeat = max(route.repeat_interval for route in routing.walk(self.config.root))
-            before = now - RETENTION
-            # A lane must be remembered until its next repeat, however far off; its messages need not.
-            self._told &= await self._storage.sweep(finished_before=before, silent_since=min(before, now - 2 * repeat))
+        if self._is_time("sweep", self._options.gc_interval):
+            await self._sweep()
+
+    def _is_time(self, chore: str, every: float) -> bool:
+        now = self._clock.now()
+        if now < self._next[chore]:
+            return False
+        self._next[chore] = now + every
+        return True
+
+    async def _sync(self) -> None:
+        """Hear what other replicas heard."""
+        await self._silences.refresh()
+        await self._acks.refresh()
+        heard, self._mark = await self._storage.heard_since(self._mark)
+        now = self._clock.now()
+        for alert, received_at in heard:
+            entry = self.book.entries.get(alert.fingerprint)
+            if entry is None or alert.updated_at > entry.alert.updated_at:
+                restored = self.book.restore(alert, received_at)
+                self.groups.insert(restored, min(received_at, now))
+                self.muter.inhibitor.add(restored)
+                self._news.set()
+        if self.epoch is None:
+            self.groups.forget(now - FOLLOWER_MEMORY)
 
     async def remember(self) -> None:
-        """Write the ends last heard of, of alerts that somebody was told of."""
-        heard, self._heard = self._heard, {}
-        try:
-            await self._storage.remember(heard.values())
-        except BaseException:
-            self._heard = heard | self._heard
-            raise
-
-    # --- start and reload ---------------------------------------------------------------------------------------
-
-    async def recall(self) -> None:
-        """Put back what a former process told, and carry on with what it left undone."""
-        remembered = await self._storage.recall()
+        """Write the ends last heard of, where the written one would soon be taken for the end, and what has ended."""
         now = self._clock.now()
-        for alert in remembered.alerts:
-            restored = patient(alert, now)
-            self._told.add(alert.fingerprint)
-            # What was posted since is newer than what is remembered.
-            if self._alerts.setdefault(intake.identity(alert.labels), restored) is restored:
-                self.groups.restore(restored, remembered.last, now)
+        stale = [entry for entry in self.book.entries.values() if _stale(entry, now)]
+        if self.epoch is not None or not self._storage.shared:
+            if stale:
+                await self._storage.keep(stale, now=now)
+            if self._gone and self.epoch is not None:
+                gone, self._gone = self._gone, []
+                await self._storage.tick((), lambda _: Decision((), gone=gone), now=now, epoch=self.epoch)
+
+    async def _sweep(self) -> None:
+        now = self._clock.now()
+        held = {name for group in self.groups for name in (*group.alerts, *group.strays)}
+        before = now - self._options.gc_interval
+        for entry in [entry for name, entry in self.book.entries.items() if name not in held]:
+            if entry.alert.resolved(before):
+                self.muter.inhibitor.discard(entry.alert.fingerprint)
+                self.muter.forget(entry.alert.fingerprint)
+                self.book.forget(entry)
+        if self.epoch is not None:
+            repeat = max(route.repeat_interval for route in routing.walk(self.config.root))
+            old = now - self._options.retention
+            # A lane must be remembered until its next repeat, however far off; its messages need not.
+            await self._storage.sweep(
+                finished_before=old, silent_since=min(old, now - 2 * repeat), ended_before=before - 3600.0
+            )
+            await self._silences.sweep(now)
+            await self._acks.sweep(now)
+
+    # --- lead, follow, reload -----------------------------------------------------------------------------------
+
+    async def lead(self, epoch: int) -> None:
+        """Begin to tell receivers: go on with what another process, or a former life of this one, left."""
+        await self._silences.refresh()
+        await self._acks.refresh()
+        remembered = await self._storage.recall()
+        self._restore(remembered, self._clock.now())
+        self.epoch = epoch
         self._courier.resume(remembered.pending)
+        self._news.set()
+
+    def follow(self) -> None:
+        """Tell nobody any more: another replica does."""
+        self.epoch = None
+        self._courier.abandon()
+
+    async def listen(self) -> None:
+        """Know what there is to know without leading: for answers."""
+        await self._sync()
+
+    def _restore(self, remembered: Remembered, now: float) -> None:
+        owed = {lane: state.owed for lane, state in remembered.lanes.items() if state.owed}
+        waited_for = frozenset[str]().union(*owed.values())
+        for alert, received_at in remembered.alerts:
+            known = patient(alert, now) if alert.fingerprint in waited_for else alert
+            self.muter.inhibitor.add(self.book.restore(known, received_at))
+        self.groups = Groups()
+        for entry in sorted(self.book.entries.values(), key=lambda entry: entry.received_at):
+            if not entry.alert.resolved(now):
+                self.groups.insert(entry, min(entry.received_at, now))
+        root = self.config.root
+        self._owed = {}
+        for lane, names in owed.items():
+            anchor = remembered.anchors.get(lane.group)
+            due = now if anchor is None else rhythm(min(anchor, now), root.group_interval, now)
+            self._owed[lane.group] = self._owed.get(lane.group, frozenset()) | names
+            for held in (self.book.entries.get(name) for name in sorted(names)):
+                if held is not None:
+                    self.groups.keep(lane.group, remembered.labels.get(lane.group, {}), held, due, root)
+        self.groups.resume(remembered.anchors, now)
 
     async def reload(self, config: Config) -> None:
         """Route the same alerts by another configuration; timers and messages under way go on."""
         async with self._ticking:
+            now = self._clock.now()
             self.config = config
-            self.groups = self.groups.rebuilt(config.root, self.alerts(), self._clock.now())
+            self.book.reroute(config.root)
+            inhibitor = Inhibitor(config.inhibit_rules)
+            for entry in self.book.entries.values():
+                inhibitor.add(entry)
+            self.muter = Muter(self._silences, self._acks, inhibitor, config.intervals)
+            firing = (entry for entry in self.book.entries.values() if not entry.alert.resolved(now))
+            self.groups = self.groups.rebuilt(firing, self._owed, now)
             self._news.set()
-
-
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """A group as a tick found it."""
-
-    group: Group
-    now: float
-    firing: tuple[Alert, ...]
-    resolved: tuple[Alert, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Writer:
     """Makes the message of one lane, once its number is known."""
 
-    look: _Look
+    look: Look
     lane: LaneKey
     external_url: str
-    send_resolved: bool
+    resolved: tuple[Alert, ...]
 
     def __call__(self, key: str, plan: dedup.Send) -> Notification:
-        resolved = self.look.resolved if self.send_resolved else ()
+        route = self.look.group.route
         return Notification(
             key=key,
             group_key=self.lane.group_key,
@@ -238,9 +394,21 @@ class _Writer:
             integration=self.lane.integration,
             reason=plan.reason,
             now=self.look.now,
-            alerts=(*self.look.firing, *(a for a in resolved if a.fingerprint in plan.told.resolved)),
+            alerts=_shown(self.look.firing, (a for a in self.resolved if a.fingerprint in plan.told.resolved)),
             external_url=self.external_url,
+            route_labels=dict(route.labels),
         )
+
+
+def _shown(firing: Iterable[Alert], resolved: Iterable[Alert]) -> tuple[Alert, ...]:
+    """Return alerts in the order in which messages show them."""
+    return tuple(sorted((*firing, *resolved), key=display_order))
+
+
+def _stale(entry: Entry, now: float) -> bool:
+    """Return whether the written end of an alert is about to pass while it goes on."""
+    alert = entry.alert
+    return alert.ends_at > entry.kept_ends_at and now > entry.kept_ends_at - (alert.ends_at - alert.updated_at) / 2
 
 
 def patient(alert: Alert, now: float) -> Alert:
@@ -251,4 +419,4 @@ def patient(alert: Alert, now: float) -> Alert:
     """
     if alert.ends_at <= alert.updated_at:
         return alert
-    return dataclasses.replace(alert, ends_at=max(alert.ends_at, now + (alert.ends_at - alert.updated_at) / 2))
+    return msgspec.structs.replace(alert, ends_at=max(alert.ends_at, now + (alert.ends_at - alert.updated_at) / 2))

@@ -1,42 +1,27 @@
-"""Alerts as clients post them -> `Alert`s. Pure: bytes in, values or a refusal out."""
+"""Alerts as clients post them: bytes in, values or a refusal out. Pure.
+
+Labels and annotations stay the bytes they were posted as until somebody needs them: an alert that is posted again is
+known by its bytes. What Alertmanager's request layer refuses is a `RefusedError`, and nothing of its request is taken;
+what its handlers refuse is a `problem` of one alert, and the others are taken.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
-from tocsin_alerting.model import Alert, fingerprint
+from tocsin_alerting.model import ZERO_TIME, Incoming
 from tocsin_service.clock import parse_rfc3339, rfc3339
 
-Identity = tuple[tuple[str, str], ...]
-"""A label set as a key."""
-
-_GO_ZERO: Final = parse_rfc3339("0001-01-01T00:00:00Z")
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\d(?:[Tt]\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)?)?")
 _ABSOLUTE_URI: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+")
-
-
-class PostedAlert(msgspec.Struct, frozen=True):
-    """One alert of a request, as it stands there."""
-
-    labels: dict[str, str]
-    annotations: dict[str, str] | None = None
-    starts_at: object = msgspec.field(default=None, name="startsAt")
-    ends_at: object = msgspec.field(default=None, name="endsAt")
-    generator_url: str | None = msgspec.field(default=None, name="generatorURL")
-
-
-@dataclass(frozen=True, slots=True)
-class Timed:
-    """A posted alert with its times read; None is unset."""
-
-    posted: PostedAlert
-    starts_at: float | None
-    ends_at: float | None
+_GO_ZERO: Final = parse_rfc3339(ZERO_TIME)
+_NULL: Final = b"null"
+_TIMES_KEPT: Final = 4096
+"""Texts of times that are remembered: those of a few requests, which share theirs."""
 
 
 class RefusedError(Exception):
@@ -48,88 +33,147 @@ class RefusedError(Exception):
         self.code = code
 
 
-class InvalidAlertError(ValueError):
-    """An alert that breaks a rule; others of its request are taken."""
+class Posted(msgspec.Struct, gc=False):
+    """One alert of a request. Times and URL are texts not looked into yet; None is unset."""
+
+    labels: msgspec.Raw = msgspec.Raw(_NULL)
+    annotations: msgspec.Raw = msgspec.Raw(_NULL)
+    starts_at: str | None = msgspec.field(default=None, name="startsAt")
+    ends_at: str | None = msgspec.field(default=None, name="endsAt")
+    generator_url: str | None = msgspec.field(default="", name="generatorURL")
 
 
-def decode(body: bytes) -> list[Timed]:
+_REQUEST: Final = msgspec.json.Decoder(list[Posted] | None)
+_PAIRS: Final = msgspec.json.Decoder(dict[str, str | None] | None)
+
+
+def decode(body: bytes) -> list[Posted]:
     """Read the body of a request.
 
     Raises:
-        RefusedError: 400 for what is not JSON or not a time, 422 for a missing or ill-formed member.
+        RefusedError: 400 for what is not JSON or of the wrong type, 422 for a body that is missing.
     """
+    if not body:
+        raise RefusedError(422, 602, "alerts in body is required")
     try:
-        posted = msgspec.json.decode(body, type=list[PostedAlert])
-    except msgspec.ValidationError as error:
-        message = str(error)
-        raise RefusedError(422, 602 if "missing required" in message else 601, message) from error
+        return _REQUEST.decode(body) or []
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RefusedError(400, 400, f"the body is not JSON: {error}") from error
-    for index, alert in enumerate(posted):
-        if alert.generator_url and _ABSOLUTE_URI.fullmatch(alert.generator_url) is None:
-            raise RefusedError(422, 601, f"{index}.generatorURL in body must be of type uri")
-    return [
-        Timed(alert, _time(alert.starts_at, f"{index}.startsAt"), _time(alert.ends_at, f"{index}.endsAt"))
-        for index, alert in enumerate(posted)
-    ]
+        raise _undecodable(str(error)) from error
 
 
-def _time(value: object, where: str) -> float | None:
-    if value is None or value == "":
-        return None
-    if not isinstance(value, str) or _TIME.fullmatch(value) is None:
-        raise RefusedError(400, 400, f"{where}: not an RFC 3339 time")
+def read_labels(raw: bytes, where: int) -> dict[str, str]:
+    """Read the labels of the alert at `where` in its request, sorted; those without a value are left out.
+
+    Raises:
+        RefusedError: 400 for what is no object of strings, 422 for none.
+    """
+    found = _pairs(raw, where, "labels")
+    if found is None:
+        raise RefusedError(422, 602, f"{where}.labels in body is required")
+    return {name: value for name, value in sorted(found.items()) if value}
+
+
+def read_annotations(raw: msgspec.Raw, where: int) -> dict[str, str]:
+    """Read the annotations of the alert at `where` in its request, sorted; empty ones are kept.
+
+    Raises:
+        RefusedError: 400 for what is no object of strings.
+    """
+    found = _pairs(raw, where, "annotations")
+    return {name: value or "" for name, value in sorted((found or {}).items())}
+
+
+def _pairs(raw: bytes | msgspec.Raw, where: int, member: str) -> dict[str, str | None] | None:
     try:
-        moment = parse_rfc3339(value.upper())
+        return _PAIRS.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _undecodable(f"{where}.{member}: {error}") from error
+
+
+def check_url(text: str, where: int) -> None:
+    """Check the `generatorURL` of the alert at `where` in its request.
+
+    Raises:
+        RefusedError: 422 for one that is not an absolute URI.
+    """
+    if _ABSOLUTE_URI.fullmatch(text) is None:
+        raise RefusedError(422, 601, f'{where}.generatorURL in body must be of type uri: "{text[:200]}"')
+
+
+def _undecodable(reason: str) -> RefusedError:
+    return RefusedError(400, 400, f"parsing alerts body failed: {reason}")
+
+
+class Times:
+    """Reads times, and remembers the last few: the alerts of a request share theirs."""
+
+    def __init__(self) -> None:
+        self._known: dict[str | None, float | None] = {None: None, "": None}
+
+    def read(self, text: str | None, where: int, member: str) -> float | None:
+        """Return Unix seconds; None for unset, which Go's zero time is too.
+
+        Raises:
+            RefusedError: 400 for what is not an RFC 3339 time.
+        """
+        try:
+            return self._known[text]
+        except KeyError:
+            assert text is not None  # noqa: S101 None is known from the start
+        if len(self._known) >= _TIMES_KEPT:
+            self._known = {None: None, "": None}
+        self._known[text] = moment = _moment(text, f"{where}.{member}")
+        return moment
+
+
+def _moment(text: str, where: str) -> float | None:
+    refusal = _undecodable(f'{where}: "{text[:50]}" is not an RFC 3339 time')
+    if _TIME.fullmatch(text) is None:
+        raise refusal
+    try:
+        moment = parse_rfc3339(text.upper())
         rfc3339(moment)  # a zone can move it out of the years that can be written
     except (ValueError, OverflowError) as error:
-        raise RefusedError(400, 400, f"{where}: not an RFC 3339 time") from error
+        raise refusal from error
     return None if moment == _GO_ZERO else moment
 
 
-def read(timed: Timed, known: Mapping[Identity, Alert], *, now: float, resolve_timeout: float) -> Alert:
-    """Return the alert that was posted at `now`.
+class Span(NamedTuple):
+    """From when to when an alert fires, with what was unset filled in.
 
     Args:
-        known: alerts by label set (see `identity`), whose fingerprints need not be computed again.
-        resolve_timeout: seconds after which an alert without an end is taken to be over.
-
-    Raises:
-        InvalidAlertError: the reason in Alertmanager's words.
+        timeout: nobody said when it ends.
+        ended: it has, at the instant it was posted.
     """
-    posted = timed.posted
-    labels = {name: value for name, value in sorted(posted.labels.items()) if value}
-    starts_at = timed.starts_at
+
+    starts_at: float
+    ends_at: float
+    timeout: bool
+    ended: bool
+
+
+def span(starts_at: float | None, ends_at: float | None, now: float, resolve_timeout: float) -> Span:
+    """Fill in the times that a client left unset."""
     if starts_at is None:
-        starts_at = now if timed.ends_at is None else timed.ends_at
-    ends_at = now + resolve_timeout if timed.ends_at is None else timed.ends_at
-    if ends_at < starts_at:
-        raise InvalidAlertError("start time must be before end time")
+        starts_at = now if ends_at is None else ends_at
+    end = now + resolve_timeout if ends_at is None else ends_at
+    return Span(starts_at, end, ends_at is None, end <= now)
+
+
+def problem(span: Span, labels: Mapping[str, str], annotations: Mapping[str, str]) -> str | None:
+    """Return what is wrong with an alert, in Alertmanager's words and order; None if nothing is."""
+    if span.ends_at < span.starts_at:
+        return "start time must be before end time"
     if not labels:
-        raise InvalidAlertError("at least one label pair required")
+        return "at least one label pair required"
     if "" in labels:
-        raise InvalidAlertError('invalid label set: invalid name ""')
-    annotations = posted.annotations or {}
+        return 'invalid label set: invalid name ""'
     if "" in annotations:
-        raise InvalidAlertError('invalid annotations: invalid name ""')
-    found = known.get(identity(labels))
-    return Alert(
-        labels=labels,
-        annotations=dict(sorted(annotations.items())),
-        starts_at=starts_at,
-        ends_at=ends_at,
-        updated_at=now,
-        fingerprint=found.fingerprint if found else fingerprint(labels),
-        generator_url=posted.generator_url or "",
-        timeout=timed.ends_at is None,
-    )
+        return 'invalid annotations: invalid name ""'
+    return None
 
 
-def identity(labels: Mapping[str, str]) -> Identity:
-    """Return what two label sets share exactly if they are equal; much cheaper than a fingerprint."""
-    return tuple(sorted(labels.items()))
-
-
-def is_firing(timed: Timed, now: float) -> bool:
-    """Return whether it counts as received firing, valid or not."""
-    return timed.ends_at is None or timed.ends_at > now
+def bare(incoming: Incoming) -> tuple[dict[str, str], dict[str, str]]:
+    """Return labels and annotations of a reported alert in the form that those of a posted one are read into."""
+    found = {name: value for name, value in sorted(incoming.labels.items()) if value}
+    return found, dict(sorted(incoming.annotations.items()))

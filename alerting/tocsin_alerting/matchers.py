@@ -1,4 +1,4 @@
-"""Label matchers, `name op value`, in both of Alertmanager's notations. Pure.
+"""Label matchers, `name op value`: what they match, how they are printed and read. Pure.
 
 Expressions are RE2 (linear time whatever the input) and match whole values. A missing label equals the empty string.
 """
@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import re2
 
-_CLASSIC: Final = re.compile(r"\s*([a-zA-Z_:][a-zA-Z0-9_:]*)\s*(=~|!~|!=|=)\s*(.*?)\s*", re.DOTALL)
+from tocsin_alerting import grammars
+from tocsin_alerting.grammars import MatcherError, quote, unquote
+
 _LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
-_RESERVED: Final = frozenset("{}!=~,\\\"'`")
-_CLASSIC_ESCAPES: Final = {'\\"': '"', "\\n": "\n", "\\\\": "\\"}
-_ESCAPES: Final = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "\\": "\\", '"': '"'}
-
-
-class MatcherError(ValueError):
-    """A matcher that cannot be read; the message quotes it and says what was expected."""
+_PLAIN: Final = re.compile(r"[^\\.+*?()|\[\]{}^$]*")
+_REMEMBERED: Final = 1024
+"""Values per expression whose verdict is kept: labels have few values, and an expression costs microseconds."""
 
 
 class Expression(Protocol):
@@ -41,9 +39,33 @@ class Op(StrEnum):
     NOT_REGEX = "!~"
 
 
+class Mode(StrEnum):
+    """Which notation is read; the names are Alertmanager's features."""
+
+    FALLBACK = "fallback"
+    """Both are tried; where they disagree the classic one wins, so that old files keep their meaning."""
+    UTF8 = "utf8-strict-mode"
+    CLASSIC = "classic-mode"
+
+    @classmethod
+    def of(cls, features: Iterable[str]) -> Mode:
+        """Return the mode that `--enable-feature` asks for.
+
+        Raises:
+            ValueError: both modes at once.
+        """
+        asked = {str(feature) for feature in features} & {cls.UTF8, cls.CLASSIC}
+        if len(asked) > 1:
+            raise ValueError(f"--enable-feature: {cls.UTF8} and {cls.CLASSIC} exclude one another; keep one of them")
+        return cls(asked.pop()) if asked else cls.FALLBACK
+
+
 @dataclass(frozen=True, slots=True)
 class Matcher:
     """One condition on one label.
+
+    Attributes:
+        matches: returns whether a label set satisfies it; made once, since every alert asks many matchers.
 
     Raises:
         MatcherError: the value of `=~` or `!~` is not an RE2 expression.
@@ -52,29 +74,66 @@ class Matcher:
     name: str
     op: Op
     value: str
+    matches: Callable[[Mapping[str, str]], bool] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.op in {Op.REGEX, Op.NOT_REGEX}:
-            compiled(self.value)
-
-    def matches(self, labels: Mapping[str, str]) -> bool:
-        """Return whether a label set satisfies it."""
-        found = labels.get(self.name, "")
-        match self.op:
-            case Op.EQUAL:
-                return found == self.value
-            case Op.NOT_EQUAL:
-                return found != self.value
-            case Op.REGEX:
-                return compiled(self.value).fullmatch(found) is not None
-            case Op.NOT_REGEX:
-                return compiled(self.value).fullmatch(found) is None
+        object.__setattr__(self, "matches", _condition(self.name, self.op, self.value))
 
     def __str__(self) -> str:
-        if any(c.isspace() or c in _RESERVED for c in self.name):
+        if not grammars.bare(self.name):
             return f"{quote(self.name)}{self.op}{quote(self.value)}"
         escaped = self.value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
         return f'{self.name}{self.op}"{escaped}"'
+
+    @property
+    def matches_absence(self) -> bool:
+        """Whether it is satisfied by a label that is missing, which is an empty one."""
+        return self.matches({})
+
+
+def _condition(name: str, op: Op, value: str) -> Callable[[Mapping[str, str]], bool]:
+    match op:
+        case Op.EQUAL:
+            return lambda labels: labels.get(name, "") == value
+        case Op.NOT_EQUAL:
+            return lambda labels: labels.get(name, "") != value
+        case Op.REGEX:
+            accepts = _accepts(value)
+            return lambda labels: accepts(labels.get(name, ""))
+        case Op.NOT_REGEX:
+            refuses = _accepts(value)
+            return lambda labels: not refuses(labels.get(name, ""))
+
+
+def _accepts(pattern: str) -> Callable[[str], bool]:
+    """Return whether a text matches `pattern` as a whole, as a function."""
+    alternatives = literals(pattern)
+    if alternatives is not None:
+        return alternatives.__contains__
+    compiled(pattern)  # raises with words
+    fullmatch = _compile(pattern.encode()).fullmatch
+    known: dict[str, bool] = {}
+
+    def accepts(text: str) -> bool:
+        found = known.get(text)
+        if found is None:
+            if len(known) >= _REMEMBERED:
+                known.clear()
+            found = known[text] = fullmatch(text.encode()) is not None
+        return found
+
+    return accepts
+
+
+def literals(pattern: str) -> frozenset[str] | None:
+    """Return the values that `a|b|c` matches, or None for an expression that is more than that."""
+    for prefix in ("^(?:", "(?:"):
+        # What `match_re` is turned into.
+        if pattern.startswith(prefix) and pattern.endswith(suffix := ")$" if prefix[0] == "^" else ")"):
+            pattern = pattern[len(prefix) : -len(suffix)]
+            break
+    parts = pattern.split("|")
+    return frozenset(parts) if all(_PLAIN.fullmatch(part) for part in parts) else None
 
 
 @functools.lru_cache(maxsize=4096)
@@ -84,19 +143,29 @@ def compiled(pattern: str) -> Expression:
     Raises:
         MatcherError: it is not one.
     """
-    options = re2.Options()
-    options.log_errors = False
     try:
-        expression: Expression = re2.compile(pattern, options)
+        expression: Expression = _compile(pattern)
     except re2.error as error:
         detail = error.args[0].decode() if error.args and isinstance(error.args[0], bytes) else str(error)
         raise MatcherError(f'"{pattern}" is not a regular expression (RE2): {detail}') from error
+    except UnicodeEncodeError as error:
+        raise MatcherError("an expression holds half a character (a lone surrogate)") from error
     return expression
+
+
+def _compile(pattern: str | bytes) -> Any:
+    options = re2.Options()
+    options.log_errors = False
+    options.never_capture = True
+    return re2.compile(pattern, options)
 
 
 def match_all(matchers: Iterable[Matcher], labels: Mapping[str, str]) -> bool:
     """Return whether `labels` satisfy every one of `matchers`."""
-    return all(matcher.matches(labels) for matcher in matchers)
+    for matcher in matchers:  # noqa: SIM110 a generator costs more than the comparison
+        if not matcher.matches(labels):
+            return False
+    return True
 
 
 def render(matchers: Iterable[Matcher]) -> str:
@@ -106,32 +175,66 @@ def render(matchers: Iterable[Matcher]) -> str:
     return "{" + ",".join(map(str, ordered)) + "}"
 
 
-def parse(text: str) -> tuple[Matcher, ...]:
-    """Read one or more matchers, as Alertmanager does by default: both notations are tried.
+# --- reading -----------------------------------------------------------------------------------------------------
 
-    Where both can read it and disagree, the classic one wins, so that old files keep their meaning.
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Matchers as they were read, and what Alertmanager would warn of: `warning` says what to write instead."""
+
+    matchers: tuple[Matcher, ...]
+    warning: str = ""
+
+
+def read(text: str, mode: Mode = Mode.FALLBACK) -> Reading:
+    """Read one or more matchers, as Alertmanager does.
 
     Raises:
-        MatcherError: neither notation can read it.
+        MatcherError: the notations of `mode` cannot read it.
     """
-    try:
-        return _classic(text)
-    except MatcherError:
-        return tuple(_Utf8(text).matchers())
+    return _read(text, mode, grammars.classic, grammars.utf8)
 
 
-def parse_one(text: str) -> Matcher:
+def parse(text: str, mode: Mode = Mode.FALLBACK) -> tuple[Matcher, ...]:
+    """Return the matchers of `read`; raises like it."""
+    return read(text, mode).matchers
+
+
+def parse_one(text: str, mode: Mode = Mode.FALLBACK) -> Matcher:
     """Read exactly one matcher, as the API's `filter` does.
 
     Raises:
         MatcherError: braces, none or several.
     """
-    if text.strip().startswith("{") or text.strip().endswith("}"):
+    if mode is not Mode.CLASSIC and (text.startswith("{") or text.endswith("}")):
         raise MatcherError(f"unexpected open or close brace: {text}")
-    found = parse(text)
+    found = _read(text, mode, lambda each: [grammars.classic_one(each)], grammars.utf8).matchers
     if len(found) != 1:
         raise MatcherError(f"expected 1 matcher, found {len(found)}: {text}")
     return found[0]
+
+
+_Grammar = Callable[[str], list[grammars.Triple]]
+
+
+def _read(text: str, mode: Mode, classic: _Grammar, utf8: _Grammar) -> Reading:
+    if mode is not Mode.FALLBACK:
+        return Reading(_built(classic if mode is Mode.CLASSIC else utf8, text))
+    try:
+        old = _built(classic, text)
+    except MatcherError:
+        return Reading(_built(utf8, text))
+    try:
+        new = _built(utf8, text)
+    except MatcherError as error:
+        return Reading(old, f"only Alertmanager's old notation of matchers can read this ({error})")
+    if old != new:
+        return Reading(old, "the old notation of matchers and the new one read this differently; the old one is used")
+    return Reading(old)
+
+
+def _built(grammar: _Grammar, text: str) -> tuple[Matcher, ...]:
+    return tuple(Matcher(name, Op(op), value) for name, op, value in grammar(text))
 
 
 def valid_label(name: str) -> bool:
@@ -139,176 +242,21 @@ def valid_label(name: str) -> bool:
     return _LABEL.fullmatch(name) is not None
 
 
-def quote(text: str) -> str:
-    """Return `text` as Go's %q prints it: in double quotes, control characters escaped."""
-    names = {value: f"\\{key}" for key, value in _ESCAPES.items()}
-    return '"' + "".join(names.get(c) or (c if c.isprintable() else _escape(c)) for c in text) + '"'
-
-
-def _escape(char: str) -> str:
-    code = ord(char)
-    if code < 0x80:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
-# --- classic notation: name op rest-of-string, value optionally quoted -------------------------------------------
-
-
-def _classic(text: str) -> tuple[Matcher, ...]:
-    inner = text.strip().removeprefix("{").removesuffix("}")
-    return tuple(_classic_one(item) for item in _split(inner))
-
-
-def _split(text: str) -> Iterator[str]:
-    """Cut at commas outside of quotes; one trailing comma is allowed."""
-    item, quoted, escaped = "", False, False
-    for char in text:
-        if char == "," and not quoted:
-            yield item
-            item = ""
-            continue
-        if char == '"' and not escaped:
-            quoted = not quoted
-        escaped = char == "\\" and not escaped
-        item += char
-    if item.strip():
-        yield item
-
-
-def _classic_one(text: str) -> Matcher:
-    match = _CLASSIC.fullmatch(text)
-    if match is None:
-        raise MatcherError(f'"{text.strip()}" is not a matcher; write name="value" with =, !=, =~ or !~')
-    name, op, value = match.groups()
-    if value.startswith('"'):
-        if len(value) < 2 or not value.endswith('"'):
-            raise MatcherError(f'"{text.strip()}" has a quote that is not closed')
-        value = value[1:-1]
-    return Matcher(name, Op(op), _classic_value(value, text))
-
-
-def _classic_value(value: str, text: str) -> str:
-    result, index = "", 0
-    while index < len(value):
-        pair = value[index : index + 2]
-        if pair in _CLASSIC_ESCAPES:
-            result += _CLASSIC_ESCAPES[pair]
-            index += 2
-            continue
-        if value[index] == '"' or pair == "\\":
-            raise MatcherError(f'"{text.strip()}" has a quote or backslash inside its value; write it as \\" or \\\\')
-        result += value[index]
-        index += 1
-    return result
-
-
-# --- UTF-8 notation: names and values are bare words or Go strings -----------------------------------------------
-
-
-class _Utf8:
-    """Reads `{name op value, ...}` from left to right."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._at = 0
-
-    def matchers(self) -> Iterator[Matcher]:
-        braced = self._take("{")
-        while not self._ended() and self._peek() != "}":
-            yield self._matcher()
-            if not self._take(","):
-                break
-        if braced != self._take("}"):
-            raise self._error("a brace that is not closed or not opened")
-        if not self._ended():
-            raise self._error(f'unexpected "{self._text[self._at]}"')
-
-    def _matcher(self) -> Matcher:
-        name = self._word("a label name")
-        self._skip()
-        op = next((op for op in ("=~", "!~", "!=", "=") if self._text.startswith(op, self._at)), None)
-        if op is None:
-            raise self._error("expected =, !=, =~ or !~ after the label name")
-        self._at += len(op)
-        return Matcher(name, Op(op), self._word("a value"))
-
-    def _word(self, what: str) -> str:
-        if self._peek() == '"':
-            return self._quoted()
-        start = self._at
-        while self._at < len(self._text) and not (self._text[self._at].isspace() or self._text[self._at] in _RESERVED):
-            self._at += 1
-        if start == self._at:
-            raise self._error(f"expected {what}")
-        return self._text[start : self._at]
-
-    def _quoted(self) -> str:
-        start = self._at
-        self._at += 1
-        while self._at < len(self._text) and self._text[self._at] != '"':
-            self._at += 2 if self._text[self._at] == "\\" else 1
-        if self._at >= len(self._text):
-            self._at = start
-            raise self._error("a quote that is not closed")
-        self._at += 1
-        try:
-            return unquote(self._text[start : self._at])
-        except ValueError as error:
-            raise self._error(str(error)) from None
-
-    def _skip(self) -> None:
-        while self._at < len(self._text) and self._text[self._at].isspace():
-            self._at += 1
-
-    def _peek(self) -> str:
-        self._skip()
-        return self._text[self._at] if self._at < len(self._text) else ""
-
-    def _take(self, char: str) -> bool:
-        if self._peek() != char:
-            return False
-        self._at += 1
-        return True
-
-    def _ended(self) -> bool:
-        self._skip()
-        return self._at >= len(self._text)
-
-    def _error(self, what: str) -> MatcherError:
-        return MatcherError(f'"{self._text}" is not a matcher: {what} at character {self._at + 1}')
-
-
-_GO_ESCAPE: Final = re.compile(
-    r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[0-3][0-7]{2}|[abfnrtv\\\"])|(\\)|([^\\]+)"
-)
-
-
-def unquote(text: str) -> str:
-    r"""Return the value of a double-quoted Go string literal.
-
-    Raises:
-        ValueError: an escape Go does not know, or bytes (`\xff`) that are not UTF-8.
-    """
-    result = b""
-    for escape, bad, plain in _GO_ESCAPE.findall(text[1:-1]):
-        if bad:
-            raise ValueError("an unknown escape after a backslash")
-        if plain:
-            result += plain.encode()
-        elif escape in _ESCAPES:
-            result += _ESCAPES[escape].encode()
-        elif escape[0] in "uU":
-            result += _character(int(escape[1:], 16)).encode()
-        else:
-            result += bytes([int(escape[1:], 16) if escape[0] == "x" else int(escape, 8)])
-    try:
-        return result.decode()
-    except UnicodeDecodeError as error:
-        raise ValueError("bytes that are not UTF-8") from error
-
-
-def _character(code: int) -> str:
-    if 0xD800 <= code < 0xE000 or code > 0x10FFFF:
-        raise ValueError("an escape that is no character")
-    return chr(code)
+__all__ = [
+    "Expression",
+    "Matcher",
+    "MatcherError",
+    "Mode",
+    "Op",
+    "Reading",
+    "compiled",
+    "literals",
+    "match_all",
+    "parse",
+    "parse_one",
+    "quote",
+    "read",
+    "render",
+    "unquote",
+    "valid_label",
+]

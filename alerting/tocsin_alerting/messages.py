@@ -73,6 +73,23 @@ def text(notification: Notification) -> str:
     return "\n".join(lines)
 
 
+def slack_text(notification: Notification) -> str:
+    """Return the alerts of the message in Slack's mrkdwn, a paragraph for each."""
+    blocks = [f"_labels_ {slack_escape(found)}"] if (found := labels(notification)) else []
+    for entry in entries(notification):
+        lines = [f"*{slack_escape(entry.title)}*"] if len(notification.alerts) > 1 else []
+        lines += [f"_{name}_ {_slack_value(value)}" for name, value in entry.facts]
+        blocks.append("\n".join(lines))
+    if left := left_out(notification):
+        blocks.append(left)
+    return "\n\n".join(blocks)
+
+
+def slack_escape(text: str) -> str:
+    """Return `text` so that Slack shows it as it is: a label must not ring `<!channel>`."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
 def entries(notification: Notification) -> list[Entry]:
     """Return what there is to say of each alert, the gravest and firing ones first, at most `SHOWN`."""
     shared = common(alert.labels for alert in notification.alerts)
@@ -121,6 +138,11 @@ def cut(line: str, limit: int) -> str:
 def clean(value: str) -> str:
     """Return text from outside as one printable line: a label cannot move the cursor or begin a new line."""
     return " ".join("".join(char if char.isprintable() else " " for char in value).split())
+
+
+def _slack_value(text: str) -> str:
+    link = text.startswith(("http://", "https://")) and " " not in text
+    return f"<{slack_escape(text)}>" if link else slack_escape(text)
 
 
 def _head(notification: Notification) -> tuple[str, str, str]:

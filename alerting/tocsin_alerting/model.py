@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Literal
+
+import msgspec
 
 Status = Literal["firing", "resolved"]
 
@@ -17,6 +18,7 @@ ZERO_TIME: Final = "0001-01-01T00:00:00Z"
 
 _FNV_OFFSET: Final = 14695981039346656037
 _FNV_PRIME: Final = 1099511628211
+_FNV_MASK: Final = 0xFFFFFFFFFFFFFFFF
 
 
 class Reason(StrEnum):
@@ -29,8 +31,7 @@ class Reason(StrEnum):
     REPEAT = "repeat interval elapsed"
 
 
-@dataclass(frozen=True, slots=True)
-class Alert:
+class Alert(msgspec.Struct, frozen=True, gc=False):  # it holds texts only, so that it cannot be part of a cycle
     """One alert, as last heard of.
 
     `ends_at` is where it ends unless it is heard of again; `timeout` says that nobody gave it and it was made up
@@ -55,15 +56,26 @@ class Alert:
         return "resolved" if self.resolved(now) else "firing"
 
 
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """An alert as somebody reports it, before it is checked and has its times completed; None is unset."""
+
+    labels: dict[str, str]
+    annotations: dict[str, str] = field(default_factory=dict)
+    starts_at: float | None = None
+    ends_at: float | None = None
+    generator_url: str = ""
+
+
 def fingerprint(labels: Mapping[str, str]) -> str:
     """Return the identity of a label set: 64-bit FNV-1a over its sorted names and values, as 16 hex digits.
 
     Source: Prometheus' `LabelSet.Fingerprint`.
     """
-    value = _FNV_OFFSET
+    value, prime, mask = _FNV_OFFSET, _FNV_PRIME, _FNV_MASK
     for name, text in sorted(labels.items()):
         for byte in name.encode() + b"\xff" + text.encode() + b"\xff":
-            value = ((value ^ byte) * _FNV_PRIME) & 0xFFFFFFFFFFFFFFFF
+            value = (value ^ byte) * prime & mask
     return f"{value:016x}"
 
 
@@ -83,7 +95,7 @@ def merge(stored: Alert, new: Alert, now: float) -> Alert:
             ends_at = max(ends_at, older.ends_at)
     elif not older.timeout:
         ends_at = max(ends_at, older.ends_at)
-    return dataclasses.replace(newer, starts_at=min(start, new.starts_at), ends_at=ends_at)
+    return msgspec.structs.replace(newer, starts_at=min(start, new.starts_at), ends_at=ends_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +106,9 @@ class Notification:
         key: the idempotency key: the same for every attempt, another for every other message.
         now: the instant the group was looked at; it decides which of `alerts` are resolved.
         alerts: firing and resolved ones, in the order they are shown.
+        route_labels: `labels` of the route, with what it inherits.
+        handle: what the receiver's kind kept of the former message about this group, where one has gone out since
+            the last "first notification"; a Slack app's `ts` and `channel`, for example.
     """
 
     key: str
@@ -105,6 +120,8 @@ class Notification:
     now: float
     alerts: tuple[Alert, ...]
     external_url: str
+    route_labels: dict[str, str] = field(default_factory=dict)
+    handle: dict[str, str] = field(default_factory=dict)
 
     @property
     def firing(self) -> tuple[Alert, ...]:

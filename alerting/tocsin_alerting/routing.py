@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tocsin_alerting.matchers import Matcher, match_all, quote
 
@@ -17,6 +17,8 @@ class Route:
         key: its matchers from the root on, the first half of group keys; two siblings may have the same.
         group_by: label names, or None for all labels (`...`).
         descend: its `continue`: siblings after it are looked at too.
+        mute_time_intervals, active_time_intervals: names; not inherited.
+        labels: extra labels of its messages, with those it inherits.
     """
 
     node: str
@@ -29,6 +31,9 @@ class Route:
     matchers: tuple[Matcher, ...] = ()
     descend: bool = False
     routes: tuple[Route, ...] = ()
+    mute_time_intervals: tuple[str, ...] = ()
+    active_time_intervals: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def group_labels(self, labels: Mapping[str, str]) -> dict[str, str]:
         """Return the labels that name the group an alert belongs to here."""
@@ -47,15 +52,25 @@ def match(route: Route, labels: Mapping[str, str]) -> list[Route]:
     A node handles what none of its children matched. After a child that matched, its later siblings are looked at
     only if it says `continue`.
     """
-    if not match_all(route.matchers, labels):
-        return []
     found: list[Route] = []
+    if match_all(route.matchers, labels):
+        _descend(route, labels, found)
+    return found
+
+
+def _descend(route: Route, labels: Mapping[str, str], found: list[Route]) -> None:
+    """Add what handles an alert at `route`, which matches it, and below."""
+    before = len(found)
     for child in route.routes:
-        below = match(child, labels)
-        found += below
-        if below and not child.descend:
-            break
-    return found or [route]
+        for matcher in child.matchers:  # not match_all: large trees are walked for every new alert
+            if not matcher.matches(labels):
+                break
+        else:
+            _descend(child, labels, found)
+            if not child.descend:
+                break
+    if len(found) == before:
+        found.append(route)
 
 
 def walk(route: Route) -> Iterator[Route]:

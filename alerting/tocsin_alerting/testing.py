@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,9 +13,14 @@ import httpx
 from prometheus_client import CollectorRegistry
 
 from tocsin_alerting import dedup
+from tocsin_alerting import extras as extra
+from tocsin_alerting.alerts import Entry
 from tocsin_alerting.config import Config, load
-from tocsin_alerting.grouping import Groups
+from tocsin_alerting.grouping import GroupId, Groups
+from tocsin_alerting.look import look
 from tocsin_alerting.model import Alert, Notification, Reason, fingerprint
+from tocsin_alerting.muting import HEARD, Cause, Verdict
+from tocsin_alerting.options import Options
 from tocsin_alerting.router import Router
 from tocsin_alerting.routing import Route
 from tocsin_service import run, web
@@ -25,9 +31,10 @@ NOW = 1_763_856_000.0
 """2025-11-23 00:00:00 UTC, where `FakeClock` starts."""
 
 
-def config(text: str, *, folder: Path = Path()) -> Config:
-    """Read a configuration."""
-    return load(Document.parse(text, folder=folder))
+def config(text: str, *, folder: Path = Path(), extras: str = "") -> Config:
+    """Read a configuration, and the text of a `--tocsin.config` file."""
+    more = extra.load(Document.parse(extras, folder=folder)) if extras else None
+    return load(Document.parse(text, folder=folder), extras=more)
 
 
 def alert(
@@ -58,24 +65,55 @@ def notification(
     )
 
 
+def entry(alert: Alert, *routes: Route, received: float | None = None) -> Entry:
+    """Return the cell of an alert that `routes` handle."""
+    return Entry(alert, received_at=alert.starts_at if received is None else received, routes=routes)
+
+
+class Unmuted:
+    """Mutes nothing, except what tests put into it: silenced alertnames, and whether the time mutes."""
+
+    def __init__(self) -> None:
+        self.silenced: set[str] = set()
+        self.acked: set[str] = set()
+        self.night = False
+
+    def verdict(self, entry: Entry, now: float) -> Verdict:
+        """Return a verdict that names a silence."""
+        return Verdict(silenced_by=("s1",)) if entry.alert.labels["alertname"] in self.silenced else HEARD
+
+    def timing(self, route: Route, now: float) -> tuple[Cause | None, tuple[str, ...], float | None]:
+        """Return whether it is night."""
+        return (Cause.MUTE_TIME, ("night",), None) if self.night else (None, (), None)
+
+    def acknowledged(self, labels: Mapping[str, str], now: float, *, fingerprint: str | None = None) -> object | None:
+        """Return something true for acknowledged alertnames."""
+        return labels["alertname"] in self.acked or None
+
+
 @dataclass
 class Timeline:
     """One route under a virtual clock, every message delivered at once: `at(instant, alert)`, then `messages()`."""
 
     route: Route
     send_resolved: bool = True
+    at_once: bool = False
     start: float = NOW
+    mutes: Unmuted = field(default_factory=Unmuted)
     sent: list[tuple[float, Reason, frozenset[str], frozenset[str]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.groups = Groups(self.route)
-        self._told: dict[str, dedup.Told] = {}
+        self.groups = Groups()
+        self._told: dict[GroupId, dedup.Told] = {}
+        self._entries: dict[str, Entry] = {}
 
     def at(self, seconds: float, *alerts: Alert) -> None:
         """Let time pass until `seconds` after the start, then post `alerts`."""
         self.run(seconds)
         for item in alerts:
-            self.groups.insert(item, self.start + seconds)
+            cell = self._entries.setdefault(item.fingerprint, entry(item, self.route))
+            cell.alert = item
+            self.groups.insert(cell, self.start + seconds)
 
     def run(self, seconds: float) -> list[tuple[float, str, int, int]]:
         """Let time pass until just before `seconds`; return all messages: (seconds, reason, firing, resolved)."""
@@ -85,22 +123,18 @@ class Timeline:
 
     def _tick(self, now: float) -> None:
         for group in self.groups.due(now):
-            resolved = [item for item in group.alerts.values() if item.resolved(now)]
-            tick = dedup.Tick(
-                now=now,
-                firing=frozenset(item.fingerprint for item in group.alerts.values() if not item.resolved(now)),
-                resolved=frozenset(item.fingerprint for item in resolved),
-                send_resolved=self.send_resolved,
-                repeat_interval=group.route.repeat_interval,
-            )
-            told = self._told.get(group.key)
+            found = look(group, self.mutes, now)
+            told = self._told.get(group.id)
+            tick = found.tick(send_resolved=self.send_resolved, at_once=self.at_once)
             plan = dedup.plan(dedup.Lane(intended=told, told=told), tick)
             if isinstance(plan, dedup.Send):
                 self.sent.append((now, plan.reason, plan.told.firing, plan.told.resolved))
             if not isinstance(plan, dedup.Leave) and plan.told is not None:
-                self._told[group.key] = plan.told
-            self.groups.ticked(group, resolved, now)
-            self.groups.settled(group.key, told=True)
+                told = self._told[group.id] = plan.told
+            owed = told.owed if told else frozenset()
+            held = {alert.fingerprint for alert in found.held} & owed
+            self.groups.ticked(group, found.ended - held, now)
+            self.groups.settled(group.id, told=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +161,7 @@ class Served:
         """Stop everything at once, as kill -9 would, except that sockets and the database are let go of."""
         for task in self.running.tasks:
             task.cancel()
-        for work in self.router._courier._lanes.values():
-            if work.task is not None:
-                work.task.cancel()
+        self.router._courier.abandon()
 
 
 @contextlib.asynccontextmanager
@@ -141,15 +173,21 @@ async def serving(
     terminal: Callable[[str], None] | None = None,
     folder: Path = Path(),
     listener: socket.socket | None = None,
+    extras: str = "",
+    options: Options | None = None,
 ) -> AsyncIterator[Served]:
-    """Run a router on a free port of loopback; it is stopped in order at the end."""
+    """Run a router on a free port of loopback; it is stopped in order at the end.
+
+    Args:
+        extras: the text of a `--tocsin.config` file.
+    """
     registry = CollectorRegistry()
     listener = listener or web.bind(web.Address("127.0.0.1", 0))
     url = web.bound(listener).url
     router = Router(
-        config(text, folder=folder),
+        config(text, folder=folder, extras=extras),
         database_url=database_url,
-        external_url=url,
+        options=dataclasses.replace(options or Options(), external_url=url),
         clock=clock,
         registry=registry,
         terminal=terminal,

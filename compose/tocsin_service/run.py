@@ -17,6 +17,9 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from tocsin_service import telemetry
+from tocsin_service.web_auth import Guard
+from tocsin_service.web_config import WebFile
+from tocsin_service.web_tls import Rotating
 
 Step = Callable[[], Awaitable[None]]
 
@@ -30,6 +33,8 @@ class Service:
     """One part of the process.
 
     Args:
+        listeners: more sockets that answer like `listener`.
+        web: TLS, passwords and headers of its sockets.
         start: opens what the service needs; the socket answers only after it.
         loops: run until they are cancelled; one that ends or raises ends the process with exit code 1.
         drain: finishes what is in memory once nothing new comes in.
@@ -39,6 +44,8 @@ class Service:
     name: str
     app: ASGIApp | None = None
     listener: socket.socket | None = None
+    listeners: Sequence[socket.socket] = field(default=())
+    web: WebFile | None = None
     start: Step = nothing
     loops: Sequence[Step] = field(default=())
     drain: Step = nothing
@@ -64,17 +71,27 @@ class Running:
     async def start(self) -> None:
         service = self.service
         await service.start()
-        if service.app is not None and service.listener is not None:
-            await self._serve(service.app, service.listener)
+        sockets = [each for each in (service.listener, *service.listeners) if each is not None]
+        if service.app is not None and sockets:
+            await self._serve(service.app, sockets)
         for loop in service.loops:
             self.tasks.append(asyncio.create_task(_forever(service.name, loop), name=f"{service.name} loop"))
 
-    async def _serve(self, app: ASGIApp, listener: socket.socket) -> None:
+    async def _serve(self, app: ASGIApp, sockets: list[socket.socket]) -> None:
+        web = self.service.web
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=2
+            app if web is None else Guard(app, web),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=2,
         )
+        config.load()
+        if web is not None and web.settings().tls_server_config is not None:
+            config.ssl = Rotating(web)
         self._server = _Server(config)
-        served = asyncio.create_task(self._server.serve(sockets=[listener]), name=f"{self.service.name} server")
+        served = asyncio.create_task(self._server.serve(sockets=sockets), name=f"{self.service.name} server")
         self.tasks.append(served)
         while not self._server.started and not served.done():  # noqa: ASYNC110 uvicorn offers no event to wait for
             await asyncio.sleep(0.005)

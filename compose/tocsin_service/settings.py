@@ -114,7 +114,16 @@ def secret(value: pydantic.SecretStr | None, file: Path | None) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader without dates and base-60 numbers: `2026-01-01` and `22:30` stay the text they look like."""
+    """SafeLoader without dates and base-60 numbers: `2026-01-01` and `22:30` stay the text they look like.
+
+    Tabs between tokens are blanks, as YAML has it: JSON is often indented with them.
+    """
+
+    def scan_to_next_token(self) -> None:
+        super().scan_to_next_token()
+        while self.peek() == "\t" and (self.flow_level or not self.allow_simple_key):
+            self.forward()
+            super().scan_to_next_token()
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -139,11 +148,22 @@ _Position = tuple[int, int]
 class Document:
     """A parsed YAML file that knows where each of its values stands."""
 
-    def __init__(self, data: object, *, file: str, folder: Path, positions: Mapping[Loc, _Position]) -> None:
+    def __init__(
+        self,
+        data: object,
+        *,
+        file: str,
+        folder: Path,
+        positions: Mapping[Loc, _Position],
+        written: Mapping[Loc, str] | None = None,
+        blocks: Mapping[Loc, _Position] | None = None,
+    ) -> None:
         self.data = data
         self.file = file
         self.folder = folder
         self._positions = positions
+        self._written = written or {}
+        self._blocks = blocks or {}
 
     @classmethod
     def open(cls, path: Path, *, environ: Mapping[str, str] | None = None) -> Document:
@@ -185,7 +205,28 @@ class Document:
                 loader.dispose()
         if reader.problems:
             raise SettingsError(reader.problems)
-        return cls(data, file=file, folder=folder, positions=reader.positions)
+        places = {"positions": reader.positions, "blocks": reader.blocks}
+        return cls(data, file=file, folder=folder, written=reader.written, **places)
+
+    def replaced(self, data: object) -> Document:
+        """Return the same file with other `data`, of which what stands at the same places is found there."""
+        return Document(
+            data,
+            file=self.file,
+            folder=self.folder,
+            positions=self._positions,
+            written=self._written,
+            blocks=self._blocks,
+        )
+
+    def written(self, *loc: str | int) -> str | None:
+        """Return the characters of a scalar that stands for something else: `007` for 7, `${NAME}` for its value."""
+        return self._written.get(loc)
+
+    def inside(self, loc: Loc, line: int, column: int) -> tuple[int, int] | None:
+        """Return where a character of the text at `loc` stands in the file; None unless it is a literal block (`|`)."""
+        start = self._blocks.get(loc)
+        return (start[0] + line - 1, start[1] + column - 1) if start else None
 
     def section(self, *loc: str | int) -> object:
         """Return the plain value at `loc`, or None where there is none."""
@@ -262,6 +303,8 @@ class _Reader:
 
     def __init__(self, loader: _Loader, file: str, environ: Mapping[str, str] | None) -> None:
         self.positions: dict[Loc, _Position] = {}
+        self.written: dict[Loc, str] = {}
+        self.blocks: dict[Loc, _Position] = {}
         self.problems: list[Problem] = []
         self._loader = loader
         self._file = file
@@ -273,7 +316,7 @@ class _Reader:
         mark = (key or node).start_mark
         self.positions[loc] = (mark.line + 1, mark.column + 1)
         if isinstance(node, yaml.ScalarNode):
-            return self._scalar(node)
+            return self._scalar(node, loc)
         if id(node) in self._inside:
             self._problem(node, "this contains itself", fix="write it out without the alias")
             return None
@@ -285,13 +328,18 @@ class _Reader:
         finally:
             self._inside.discard(id(node))
 
-    def _scalar(self, node: yaml.ScalarNode) -> object:
+    def _scalar(self, node: yaml.ScalarNode, loc: Loc) -> object:
+        if node.style == "|":
+            self.blocks[loc] = _block_start(node)
         try:
             value = self._loader.construct_object(node)
         except (ValueError, LookupError):
             self._problem(node, f"this is not a {node.tag.rpartition(':')[2]}", fix="put it in quotes if it is text")
             return None
-        return self._expand(value, node) if isinstance(value, str) else value
+        found = self._expand(value, node) if isinstance(value, str) else value
+        if found != node.value:
+            self.written[loc] = node.value
+        return found
 
     def _mapping(self, node: yaml.MappingNode, loc: Loc) -> dict[str, object]:
         self._loader.flatten_mapping(node)  # `<<` merge keys
@@ -327,6 +375,14 @@ class _Reader:
 
     def _problem(self, node: yaml.Node, what: str, *, fix: str) -> None:
         self.problems.append(Problem(self._file, node.start_mark.line + 1, node.start_mark.column + 1, what, fix=fix))
+
+
+def _block_start(node: yaml.ScalarNode) -> _Position:
+    """Return line and column, from 1, at which the text of a literal block starts."""
+    mark = node.start_mark
+    following = (mark.buffer or "")[mark.pointer :].splitlines()[1:]
+    first = next((line for line in following if line.strip()), "")
+    return mark.line + 2, len(first) - len(first.lstrip(" ")) + 1
 
 
 def _fields(model: object, loc: Loc) -> set[str]:

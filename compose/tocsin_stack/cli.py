@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from socket import socket
-from typing import Annotated, Any, Generic, Protocol, TypeVar
+from typing import Annotated, Any
 
 import httpx
 import typer
-from prometheus_client import CollectorRegistry
 
 import tocsin
-import tocsin_alerting.config
 import tocsin_ship.config
 import tocsin_uptime.config
-from tocsin import names
-from tocsin_alerting.router import Router
-from tocsin_service import db, ops, run, telemetry, web
+from tocsin_alerting.lint import Finding, Severity
+from tocsin_service import db, web
 from tocsin_service.db import DatabaseError
 from tocsin_service.settings import Document, SettingsError, environment
 from tocsin_service.web import AddressError
 from tocsin_ship.shipper import Shipper
+from tocsin_stack import alerting_check, cli_alerting, cli_alerts, debian, quick, state, up
 from tocsin_stack import config as stack_config
-from tocsin_stack import debian, quick, state, up
-from tocsin_stack.screen import Screen
+from tocsin_stack.cli_part import (
+    ConfigFile,
+    DataFolder,
+    ExternalUrl,
+    Flags,
+    Level,
+    Listen,
+    LogForm,
+    LogFormat,
+    LogLevel,
+    Place,
+    Source,
+    StorageUrl,
+    WebConfig,
+    one_listener,
+    run_part,
+)
 from tocsin_uptime.prober import Prober
 
 app = typer.Typer(
@@ -43,23 +53,6 @@ app = typer.Typer(
 )
 
 
-class Level(StrEnum):
-    """How much is logged."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARN = "warn"
-    ERROR = "error"
-
-
-class LogFormat(StrEnum):
-    """How a log line looks."""
-
-    JSON = "json"
-    LOGFMT = "logfmt"
-    CONSOLE = "console"
-
-
 class Verb(StrEnum):
     """What to do with the demo shop."""
 
@@ -68,20 +61,9 @@ class Verb(StrEnum):
     STATE = "state"
 
 
-ConfigFile = Annotated[Path, typer.Option("--config.file", help="The configuration.")]
-DataFolder = Annotated[Path, typer.Option("--storage.path", help="Where state is kept.")]
-StorageUrl = Annotated[
-    str | None, typer.Option("--storage.url", help="postgresql://... instead of SQLite.", show_default=False)
-]
-Listen = Annotated[str, typer.Option("--web.listen-address", help="host:port")]
-LogLevel = Annotated[Level, typer.Option("--log.level")]
-LogForm = Annotated[LogFormat, typer.Option("--log.format")]
-ExternalUrl = Annotated[
-    str | None, typer.Option("--web.external-url", help="How people reach it, for links.", show_default=False)
-]
+app.add_typer(cli_alerting.app, name="alerting")
+app.add_typer(cli_alerts.app, name="alerts")
 
-_C = TypeVar("_C")
-_C_contra = TypeVar("_C_contra", contravariant=True)
 _EXPECTED = (SettingsError, AddressError, DatabaseError, quick.FlagError, state.StateError, debian.FetchError)
 _DATA = Path("tocsin-data")
 
@@ -147,10 +129,15 @@ def check(files: Annotated[list[Path], typer.Argument(help="tocsin.yml, alertman
     bad = False
     for file in files:
         try:
-            _load_any(file, environment())
+            findings = _check_any(file, environment())
         except SettingsError as error:
             bad = True
             typer.echo(str(error))
+            continue
+        for finding in findings:
+            typer.echo(alerting_check.line(finding))
+        if any(finding.severity is Severity.ERROR for finding in findings):
+            bad = True
         else:
             typer.echo(f"{file}: ok")
     raise typer.Exit(2 if bad else 0)
@@ -184,44 +171,18 @@ def demo(
 def fetch(
     packages: Annotated[list[str], typer.Argument(help="Debian packages, for example: prometheus")],
     with_dependencies: Annotated[bool, typer.Option(help="Also what they need.")] = False,
+    suite: Annotated[
+        str | None, typer.Option(help="From this suite of Debian, sid for example.", show_default=False)
+    ] = None,
 ) -> None:
     """Unpack programs from Debian packages into your cache folder, without root."""
     for package in packages:
-        program = debian.find(package)
+        program = debian.find(package, suite=suite)
         if program is None:
             typer.echo(f"fetching {package} ...")
-            debian.fetch(package, with_dependencies=with_dependencies)
-            program = debian.find(package)
-        typer.echo(f"{package}: {program or debian.cache_folder(environment())}")
-
-
-@app.command()
-def alerting(
-    config_file: ConfigFile = Path("alertmanager.yml"),
-    data: DataFolder = Path("data"),
-    storage_url: StorageUrl = None,
-    listen: Listen = "127.0.0.1:9093",
-    external_url: ExternalUrl = None,
-    level: LogLevel = Level.INFO,
-    form: LogForm = LogFormat.LOGFMT,
-) -> None:
-    """Run the alert router alone, from Alertmanager's file."""
-
-    def build(config: tocsin_alerting.config.Config, place: _Place) -> Router:
-        database = storage_url or db.sqlite_url(data.absolute() / "alerting.db")
-        return Router(
-            config,
-            database_url=database,
-            external_url=external_url or place.url,
-            registry=place.registry,
-            terminal=screen.say,
-            reread=place.reread,
-        )
-
-    # Alertmanager replaces no variables in its file, and its templates use `$`.
-    source = _Source(config_file, tocsin_alerting.config.load, environ=None)
-    with Screen() as screen:
-        _run_part("alerting", source, build, listen=listen, level=level, form=form)
+            debian.fetch(package, suite=suite, with_dependencies=with_dependencies)
+            program = debian.find(package, suite=suite)
+        typer.echo(f"{package}: {program or debian.cache_folder(environment(), suite=suite)}")
 
 
 @app.command()
@@ -231,12 +192,13 @@ def uptime(
     storage_url: StorageUrl = None,
     listen: Listen = "127.0.0.1:9115",
     external_url: ExternalUrl = None,
+    web_config: WebConfig = None,
     level: LogLevel = Level.INFO,
     form: LogForm = LogFormat.LOGFMT,
 ) -> None:
     """Run the prober alone."""
 
-    def build(config: tocsin_uptime.config.Config, place: _Place) -> Prober:
+    def build(config: tocsin_uptime.config.Config, place: Place) -> Prober:
         database = storage_url or db.sqlite_url(data.absolute() / "uptime.db")
         return Prober(
             config,
@@ -246,8 +208,9 @@ def uptime(
             reread=place.reread,
         )
 
-    source = _Source(config_file, tocsin_uptime.config.load, environ=environment())
-    _run_part("uptime", source, build, listen=listen, level=level, form=form)
+    source = Source(config_file, tocsin_uptime.config.load, environ=environment())
+    flags = Flags(one_listener(listen), web_config, level, form)
+    raise typer.Exit(run_part("uptime", source, build, flags))
 
 
 @app.command()
@@ -255,16 +218,18 @@ def ship(
     config_file: ConfigFile = Path("ship.yml"),
     data: DataFolder = Path("data"),
     listen: Listen = "127.0.0.1:9600",
+    web_config: WebConfig = None,
     level: LogLevel = Level.INFO,
     form: LogForm = LogFormat.LOGFMT,
 ) -> None:
     """Run the log shipper alone."""
 
-    def build(config: tocsin_ship.config.Config, place: _Place) -> Shipper:
+    def build(config: tocsin_ship.config.Config, place: Place) -> Shipper:
         return Shipper(config, data_folder=data.absolute(), registry=place.registry, reread=place.reread)
 
-    source = _Source(config_file, tocsin_ship.config.load, environ=environment())
-    _run_part("ship", source, build, listen=listen, level=level, form=form)
+    source = Source(config_file, tocsin_ship.config.load, environ=environment())
+    flags = Flags(one_listener(listen), web_config, level, form)
+    raise typer.Exit(run_part("ship", source, build, flags))
 
 
 @app.callback(invoke_without_command=True)
@@ -273,58 +238,6 @@ def top(version: Annotated[bool, typer.Option("--version", help="Print the versi
     if version:
         typer.echo(f"tocsin {tocsin.__version__}")
         raise typer.Exit
-
-
-class _Part(Protocol[_C_contra]):
-    """What the router, the prober and the shipper have in common."""
-
-    def service(self, listener: socket | None) -> run.Service: ...
-
-    async def reload(self, config: _C_contra) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Source(Generic[_C]):
-    """A configuration file and how it is read, so that it can be read again."""
-
-    file: Path
-    load: Callable[[Document], _C]
-    environ: Mapping[str, str] | None
-
-    def read(self) -> _C:
-        return self.load(Document.open(self.file, environ=self.environ))
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """What a part is given beside its configuration: where it is reached, where it counts, how it is read again."""
-
-    url: str
-    registry: CollectorRegistry
-    reread: ops.Reload
-
-
-def _run_part(
-    name: str,
-    source: _Source[_C],
-    build: Callable[[_C, _Place], _Part[_C]],
-    *,
-    listen: str,
-    level: Level,
-    form: LogFormat,
-) -> None:
-    telemetry.configure(f"tocsin-{name}", level=level, format=form.value)
-    config = source.read()
-    listener = web.bind(web.Address.parse(listen))
-
-    async def take() -> None:
-        await part.reload(source.read())
-
-    registry = CollectorRegistry()
-    reload = ops.watched(take, telemetry.gauge(names.CONFIG_RELOAD_OK, registry).labels(name))
-    telemetry.gauge(names.BUILD_INFO, registry).labels(name, tocsin.__version__).set(1)
-    part = build(config, _Place(web.bound(listener).url, registry, reload))
-    raise typer.Exit(asyncio.run(run.serve([part.service(listener)], reload=reload)))
 
 
 def _started() -> float:
@@ -344,17 +257,21 @@ def _existing(file: Path | None, flag: str) -> Path | None:
     return file
 
 
-def _load_any(file: Path, environ: Mapping[str, str]) -> None:
-    """Load a file as what its keys say it is."""
-    document = Document.open(file, environ=environ)
+def _check_any(file: Path, environ: Mapping[str, str]) -> Sequence[Finding]:
+    """Load a file as what its keys say it is, and return what else there is to say about it."""
+    # Alertmanager replaces no variables in its file: the keys are looked for before that is done.
+    document = Document.open(file)
     keys = set(document.data) if isinstance(document.data, Mapping) else set()
+    if "route" in keys:
+        return alerting_check.report(file, document, alerting_check.loader(None)(document)).findings
+    document = Document.open(file, environ=environ)
     loaders: tuple[tuple[str, Callable[[Document], Any]], ...] = (
-        ("route", tocsin_alerting.config.load),
         ("endpoints", tocsin_uptime.config.load),
         ("inputs", tocsin_ship.config.load),
     )
     for key, load in loaders:
         if key in keys:
             load(document)
-            return
+            return ()
     stack_config.load(document, environ=environ)
+    return ()

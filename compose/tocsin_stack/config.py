@@ -10,6 +10,8 @@ from typing import TypeVar
 import tocsin_alerting.config
 import tocsin_ship.config
 import tocsin_uptime.config
+from tocsin_alerting import extras
+from tocsin_alerting.config import EXTRAS_KEY
 from tocsin_service import web
 from tocsin_service.settings import Document, Loc, Problem, Settings, SettingsError
 from tocsin_stack import engine, quick
@@ -109,18 +111,23 @@ class _Sections:
     def part(self, name: str, load: Callable[..., _T], *, default: Mapping[str, object] | None = None) -> _T | None:
         section = self._document.section(name)
         if section is None and default is not None:
-            return load(Document(dict(default), file=f"<default {name}>", folder=Path(), positions={}))
+            # As the section it stands for, which is ours where a file of its own is another tool's.
+            made = Document({name: dict(default)}, file=f"<default {name}>", folder=Path(), positions={})
+            return load(made, name)
         if not isinstance(section, Mapping) or "config_file" not in section:
             return self.attempt(lambda: load(self._document, name, without=_OURS))
         return self._from_file(name, section, load)
 
     def _from_file(self, name: str, section: Mapping[str, object], load: Callable[..., _T]) -> _T | None:
-        self._report_mixed((name,), [key for key in section if key not in _OURS])
+        known = _OURS | {EXTRAS_KEY} if name == "alerting" else _OURS
+        self._report_mixed((name,), [key for key in section if key not in known])
         path = self._document.folder / str(section["config_file"])
         self.files.append(path)
         # Alertmanager replaces no variables in its file, and its templates use `$`; ours must read it as it does.
-        environ = None if name == "alerting" else self._environ
-        return self.attempt(lambda: load(Document.open(path, environ=environ)))
+        if name != "alerting":
+            return self.attempt(lambda: load(Document.open(path, environ=self._environ)))
+        own = self.attempt(lambda: extras.load(self._document, name, EXTRAS_KEY))
+        return self.attempt(lambda: load(Document.open(path), extras=own))
 
     def _report_mixed(self, loc: Loc, keys: Iterable[str]) -> None:
         for key in keys:

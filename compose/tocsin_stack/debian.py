@@ -3,6 +3,9 @@
 apt gets folders of its own, so that a machine with empty package lists, a user without rights and several test runs
 at once all work. Nothing runs a package's maintainer scripts. Functions block; call them in a thread from a loop.
 
+A package may also come from another suite of Debian than this machine's (`suite="sid"`), for a program that is newer
+there. Each suite has a cache folder of its own, so that neither is taken for the other.
+
     FetchError
 """
 
@@ -12,6 +15,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -24,6 +28,13 @@ LISTS_MAXIMUM_AGE: Final = 86_400.0
 """Seconds after which the private package lists are fetched again."""
 COMMAND_TIMEOUT: Final = 300.0
 """Seconds one apt command may take."""
+DEBIAN: Final = "http://deb.debian.org/debian"
+"""Where another suite is looked for by a machine that has no mirror of Debian of its own; apt checks signatures."""
+KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+"""The keys of Debian's archives, from the package debian-archive-keyring."""
+
+_SUITE: Final = re.compile(r"[a-z][a-z0-9.-]*")
+_RELEASE_URI: Final = re.compile(r"'(\S+/debian)/dists/[^/']+/InRelease'")
 
 _ELSEWHERE: Final = {
     "prometheus": "https://prometheus.io/download/ or brew install prometheus",
@@ -56,25 +67,37 @@ Acquire::Retries "1";
 Acquire::http::Timeout "20";
 Acquire::https::Timeout "20";
 """
+_ONLY_SOURCE: Final = """\
+Dir::Etc::sourcelist "{apt}/sources.list";
+Dir::Etc::sourceparts "/dev/null";
+"""
 
 
 class FetchError(Exception):
     """A package that could not be had; the message says what to do instead."""
 
 
-def cache_folder(environ: Mapping[str, str] | None = None) -> Path:
-    """Return the folder packages are unpacked into: `$XDG_CACHE_HOME/tocsin/debian`, by default under `~/.cache`."""
+def cache_folder(environ: Mapping[str, str] | None = None, *, suite: str | None = None) -> Path:
+    """Return the folder packages are unpacked into: `$XDG_CACHE_HOME/tocsin/debian`, by default under `~/.cache`.
+
+    Args:
+        suite: another suite than this machine's; its folder is `debian-<suite>` beside that one.
+    """
     environ = os.environ if environ is None else environ
     base = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME") or Path.home()) / ".cache")
-    return Path(base) / "tocsin" / "debian"
+    return Path(base) / "tocsin" / (f"debian-{suite}" if suite else "debian")
 
 
-def find(program: str, environ: Mapping[str, str] | None = None) -> Path | None:
-    """Return where `program` is, on PATH or else unpacked in the cache, or None."""
+def find(program: str, environ: Mapping[str, str] | None = None, *, suite: str | None = None) -> Path | None:
+    """Return where `program` is, on PATH or else unpacked in the cache, or None.
+
+    Args:
+        suite: only what was unpacked from that suite: who asks for it wants its version, not the one on PATH.
+    """
     environ = os.environ if environ is None else environ
-    if found := shutil.which(program, path=environ.get("PATH", os.defpath)):
+    if suite is None and (found := shutil.which(program, path=environ.get("PATH", os.defpath))):
         return Path(found)
-    root = cache_folder(environ)
+    root = cache_folder(environ, suite=suite)
     # The program's own folder comes first: in usr/bin Chromium has a script that expects to be installed.
     folders = [root / "usr/lib" / program, *(root / name for name in ("usr/bin", "usr/sbin", "bin", "sbin"))]
     folders += sorted(root.glob("usr/lib/postgresql/*/bin"), reverse=True)
@@ -94,10 +117,31 @@ def library_path(environ: Mapping[str, str] | None = None) -> str:
     return ":".join(str(folder) for folder in sorted(folders) if any(folder.glob("*.so*")))
 
 
-def fetch(package: str, *, with_dependencies: bool = False, environ: Mapping[str, str] | None = None) -> Path:
+def command(program: Path, *, suite: str | None = None) -> list[str]:
+    """Return the command line of a program that was unpacked, so that it finds its package's files where they belong.
+
+    Debian's Alertmanager, for one, reads its templates from /usr/share. The program gets a view of the file system of
+    its own, with the cache laid over /usr/share; nobody else sees it, and it needs no root.
+    """
+    shared = cache_folder(suite=suite) / "usr/share"
+    if not program.is_relative_to(cache_folder(suite=suite)) or not shared.is_dir():
+        return [str(program)]
+    mount = f'mount -t overlay overlay -o "lowerdir={shared}:/usr/share" /usr/share && exec "$0" "$@"'
+    return ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, str(program)]
+
+
+def fetch(
+    package: str,
+    *,
+    suite: str | None = None,
+    with_dependencies: bool = False,
+    environ: Mapping[str, str] | None = None,
+) -> Path:
     """Download `package`, unpack it into the cache and return the cache folder; do nothing when it is there already.
 
     Args:
+        suite: another suite of Debian than this machine's, `sid` for example. Its programs may need a newer C library
+            than is here; those that bring all they need (Go's, for example) run.
         with_dependencies: also unpack what the package needs and this machine has not installed.
         environ: the environment to take the cache folder and PATH from; None is this process'.
 
@@ -105,7 +149,9 @@ def fetch(package: str, *, with_dependencies: bool = False, environ: Mapping[str
         FetchError: no apt on this machine, no such package, or it could not be downloaded.
     """
     environ = os.environ if environ is None else environ
-    root = cache_folder(environ)
+    if suite is not None and _SUITE.fullmatch(suite) is None:
+        raise FetchError(f'"{suite}" is not the name of a Debian suite; write sid, for example')
+    root = cache_folder(environ, suite=suite)
     tools = {name: shutil.which(name, path=environ.get("PATH", os.defpath)) for name in ("apt-get", "dpkg-deb")}
     apt_get, dpkg_deb = tools["apt-get"], tools["dpkg-deb"]
     if apt_get is None or dpkg_deb is None:
@@ -116,7 +162,7 @@ def fetch(package: str, *, with_dependencies: bool = False, environ: Mapping[str
             if not _complete(root, record):
                 with tempfile.TemporaryDirectory(prefix=".new-", dir=root) as folder:
                     new = Path(folder)
-                    apt = _Apt(apt_get, root / ".apt", environ)
+                    apt = _Apt(apt_get, root / ".apt", environ, suite)
                     archives = apt.download(package, new / "archives", with_dependencies=with_dependencies)
                     files = _unpack(dpkg_deb, archives, new / "files", root)
                 record.parent.mkdir(exist_ok=True)
@@ -127,9 +173,9 @@ def fetch(package: str, *, with_dependencies: bool = False, environ: Mapping[str
 
 
 class _Apt:
-    """apt-get with folders of its own."""
+    """apt-get with folders of its own; with `suite`, that suite of Debian is its only source."""
 
-    def __init__(self, program: str, folder: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, program: str, folder: Path, environ: Mapping[str, str], suite: str | None = None) -> None:
         self._program = program
         self._folder = folder
         self._environ = {**environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
@@ -137,7 +183,12 @@ class _Apt:
         self._log = folder / "apt.log"
         for name in ("state/lists/partial", "cache/archives/partial", "log"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        (folder / "apt.conf").write_text(_CONFIGURATION.format(apt=folder), encoding="utf-8")
+        configuration = _CONFIGURATION.format(apt=folder)
+        if suite is not None:
+            source = f"deb [signed-by={KEYRING}] {_mirror(program, self._environ)} {suite} main\n"
+            (folder / "sources.list").write_text(source, encoding="utf-8")
+            configuration += _ONLY_SOURCE.format(apt=folder)
+        (folder / "apt.conf").write_text(configuration, encoding="utf-8")
         self._log.write_text("", encoding="utf-8")
 
     def download(self, package: str, into: Path, *, with_dependencies: bool) -> list[Path]:
@@ -196,6 +247,19 @@ class _Apt:
                 log.write(f"stopped after {COMMAND_TIMEOUT:g} s\n")
                 return False
         return done.returncode == 0
+
+
+def _mirror(apt_get: str, environ: Mapping[str, str]) -> str:
+    """Return the mirror of Debian that this machine is set up with: the one that is reachable from it."""
+    command = [apt_get, "update", "--print-uris"]
+    try:
+        done = subprocess.run(  # noqa: S603 our own arguments
+            command, env=environ, capture_output=True, text=True, timeout=COMMAND_TIMEOUT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return DEBIAN
+    found = _RELEASE_URI.search(done.stdout)
+    return found[1] if found else DEBIAN
 
 
 def _unpack(dpkg_deb: str, archives: Sequence[Path], staging: Path, root: Path) -> list[str]:

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
 import tocsin
+import tocsin_alerting.options
 import tocsin_uptime.config
 from tocsin import names
 from tocsin_alerting.router import Router
@@ -117,8 +118,7 @@ class _Stack:
         self._router = Router(
             self._config.alerting,
             database_url=db.sqlite_url(self._data / "alerting.db"),
-            # Links in messages lead to a page for people; the router has only an API.
-            external_url=self._url("console"),
+            options=tocsin_alerting.options.Options(external_url=router_url),
             terminal=terminal,
             reread=self.reload,
         )

@@ -300,11 +300,20 @@ PROBE_HISTORY_ERRORS = Metric(
 
 # --- the alert router -------------------------------------------------------------------------------------------
 
-ALERTS = Metric("alertmanager_alerts", "gauge", "Alerts known, by state.", ("state",))
+ALERTS = Metric("alertmanager_alerts", "gauge", "Alerts that fire, by state.", ("state",))
 ALERTS_RECEIVED = Metric(
     "alertmanager_alerts_received_total", "counter", "Alerts received, by status.", ("status", "version")
 )
 ALERTS_INVALID = Metric("alertmanager_alerts_invalid_total", "counter", "Alerts refused as invalid.", ("version",))
+ALERTS_LIMITED = Metric(
+    "alertmanager_alerts_limited_total",
+    "counter",
+    "Alerts refused because too many of their alertname fire; the name is shown with alert-names-in-metrics only.",
+    ("alertname",),
+)
+ALERTS_LIMIT = Metric(
+    "alertmanager_alerts_per_alert_limit", "gauge", "Firing alerts of one alertname that are taken; 0 is no limit."
+)
 NOTIFICATIONS = Metric("alertmanager_notifications_total", "counter", "Notifications attempted.", ("integration",))
 NOTIFICATIONS_FAILED = Metric(
     "alertmanager_notifications_failed_total",
@@ -312,13 +321,90 @@ NOTIFICATIONS_FAILED = Metric(
     "Notifications that failed for good, by reason.",
     ("integration", "reason"),
 )
+NOTIFICATIONS_SUPPRESSED = Metric(
+    "alertmanager_notifications_suppressed_total",
+    "counter",
+    "Alerts that were muted when their group was looked at, by what mutes them.",
+    ("reason",),
+)
 NOTIFICATION_REQUESTS = Metric(
     "alertmanager_notification_requests_total", "counter", "Requests made to receivers.", ("integration",)
 )
 NOTIFICATION_REQUESTS_FAILED = Metric(
     "alertmanager_notification_requests_failed_total", "counter", "Requests to receivers that failed.", ("integration",)
 )
+NOTIFICATION_SECONDS = Metric(
+    "alertmanager_notification_latency_seconds",
+    "histogram",
+    "Seconds an attempt to notify took.",
+    ("integration",),
+    (1.0, 5.0, 10.0, 15.0, 20.0),
+)
+SILENCES = Metric("alertmanager_silences", "gauge", "Silences, by state.", ("state",))
+SILENCES_MAINTENANCE = Metric(
+    "alertmanager_silences_maintenance_total", "counter", "Times that old silences were looked for, to delete them."
+)
+SILENCES_MAINTENANCE_ERRORS = Metric(
+    "alertmanager_silences_maintenance_errors_total", "counter", "Times that failed, of the silences' maintenance."
+)
+SILENCES_GC = Metric("alertmanager_silences_gc_duration_seconds", "summary", "Seconds that deleting old silences took.")
+NFLOG_MAINTENANCE = Metric(
+    "alertmanager_nflog_maintenance_total", "counter", "Times that old notifications were looked for, to delete them."
+)
+NFLOG_MAINTENANCE_ERRORS = Metric(
+    "alertmanager_nflog_maintenance_errors_total", "counter", "Times that failed, of the notifications' maintenance."
+)
+NFLOG_GC = Metric("alertmanager_nflog_gc_duration_seconds", "summary", "Seconds that deleting old notifications took.")
 GROUPS = Metric("alertmanager_dispatcher_aggregation_groups", "gauge", "Groups of alerts that are open.", ())
+ALERT_PROCESSING = Metric(
+    "alertmanager_dispatcher_alert_processing_duration_seconds",
+    "summary",
+    "Seconds from the body of a request for alerts to its answer: what is new is written down by then.",
+)
+RECEIVERS = Metric("alertmanager_receivers", "gauge", "Receivers of the configuration.")
+INTEGRATIONS = Metric("alertmanager_integrations", "gauge", "Integrations of all receivers together.")
+INHIBITION_RULES = Metric("alertmanager_inhibition_rules", "gauge", "Inhibition rules of the configuration.")
+CONFIG_HASH = Metric("alertmanager_config_hash", "gauge", "Changes with the configuration in use.")
+CONFIG_LAST_RELOAD_OK = Metric(
+    "alertmanager_config_last_reload_successful", "gauge", "1 if the last reload of the configuration was taken."
+)
+CONFIG_LAST_RELOAD = Metric(
+    "alertmanager_config_last_reload_success_timestamp_seconds",
+    "gauge",
+    "When a configuration was last taken into use, in Unix seconds.",
+)
+CLUSTER_ENABLED = Metric(
+    "alertmanager_cluster_enabled", "gauge", "0: replicas of tocsin share a database, they do not gossip."
+)
+ROUTER_BUILD_INFO = Metric(
+    "alertmanager_build_info",
+    "gauge",
+    "1, with the Alertmanager whose API this is as version, and what runs as revision.",
+    ("branch", "goversion", "revision", "version"),
+)
+ROUTER_HTTP_SECONDS = Metric(
+    "alertmanager_http_request_duration_seconds",
+    "histogram",
+    "Seconds that requests took.",
+    ("handler", "method", "code"),
+    (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+ROUTER_HTTP_BYTES = Metric(
+    "alertmanager_http_response_size_bytes",
+    "histogram",
+    "Bytes of answers' bodies.",
+    ("handler", "method"),
+    (100.0, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8),
+)
+ROUTER_HTTP_IN_FLIGHT = Metric(
+    "alertmanager_http_requests_in_flight", "gauge", "Requests being answered now.", ("method",)
+)
+ROUTER_HTTP_LIMITED = Metric(
+    "alertmanager_http_concurrency_limit_exceeded_total",
+    "counter",
+    "Requests refused because too many were being answered.",
+    ("method",),
+)
 OUTBOX_PENDING = Metric("tocsin_alerting_outbox_pending", "gauge", "Notifications written and not yet delivered.", ())
 OUTBOX_OLDEST = Metric(
     "tocsin_alerting_outbox_oldest_seconds", "gauge", "Age of the oldest notification not yet delivered.", ()
@@ -329,6 +415,43 @@ NOTIFICATION_LATENCY = Metric(
     "Seconds from the instant a group was due to its acceptance by the receiver.",
     ("integration",),
     (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0),
+)
+COALESCED = Metric(
+    "tocsin_alerting_coalesced_total", "counter", "Notifications that a newer one about the group replaced unsent."
+)
+RATE_LIMIT_WAIT = Metric(
+    "tocsin_alerting_rate_limit_wait_seconds_total",
+    "counter",
+    "Seconds that notifications waited for their destination's rate, or because it asked for time.",
+    ("integration",),
+)
+LEADER = Metric("tocsin_alerting_leader", "gauge", "1 if this replica tells receivers.")
+LEASE_CHANGES = Metric(
+    "tocsin_alerting_lease_changes_total", "counter", "Times this replica began or ceased to tell receivers."
+)
+NOT_DURABLE = Metric(
+    "tocsin_alerting_not_durable_total",
+    "counter",
+    "Requests whose alerts were taken and could not be written down; they were answered with 500.",
+)
+DATABASE_ERRORS = Metric("tocsin_alerting_database_errors_total", "counter", "Times the database could not be used.")
+SOURCE_REQUESTS = Metric(
+    "tocsin_alerting_source_requests_total",
+    "counter",
+    "Requests of alert sources beside Prometheus, by the status they were answered with.",
+    ("source", "code"),
+)
+HEARTBEAT_LAST_SEEN = Metric(
+    "tocsin_alerting_heartbeat_last_seen_timestamp_seconds",
+    "gauge",
+    "When a heartbeat was last received by any replica, in Unix seconds; absent if never.",
+    ("heartbeat",),
+)
+HEARTBEAT_PINGS = Metric(
+    "tocsin_alerting_heartbeat_pings_total",
+    "counter",
+    "Pings to external watchers, by outcome (delivered, failed); withheld: times the router was not well.",
+    ("ping", "outcome"),
 )
 
 # --- the log shipper --------------------------------------------------------------------------------------------

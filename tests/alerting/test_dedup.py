@@ -6,12 +6,28 @@ from tocsin_alerting.dedup import Lane, Leave, Note, Quiet, Send, Tick, Told, pl
 from tocsin_alerting.model import Reason
 
 
-def _told(firing: str = "", resolved: str = "", at: float = 0.0) -> Told:
-    return Told(frozenset(firing), frozenset(resolved), at)
+def _told(firing: str = "", resolved: str = "", at: float = 0.0, *, owed: str | None = None) -> Told:
+    return Told(frozenset(firing), frozenset(resolved), at, frozenset(firing if owed is None else owed))
 
 
-def _tick(firing: str = "", resolved: str = "", *, now: float = 10.0, send_resolved: bool = True) -> Tick:
-    return Tick(now, frozenset(firing), frozenset(resolved), send_resolved, repeat_interval=100.0)
+def _tick(
+    firing: str = "",
+    resolved: str = "",
+    *,
+    muted: str = "",
+    now: float = 10.0,
+    send_resolved: bool = True,
+    acknowledged: bool = False,
+) -> Tick:
+    return Tick(
+        now,
+        frozenset(firing),
+        frozenset(resolved),
+        send_resolved,
+        repeat_interval=100.0,
+        muted=frozenset(muted),
+        acknowledged=acknowledged,
+    )
 
 
 @pytest.mark.parametrize(
@@ -29,6 +45,13 @@ def _tick(firing: str = "", resolved: str = "", *, now: float = 10.0, send_resol
         (_told("a"), _tick("a", "c"), Quiet.UNCHANGED),  # nobody was told of c
         (_told("a"), _tick("a", now=99), Quiet.UNCHANGED),
         (_told("a"), _tick("a", now=100), Reason.REPEAT),
+        (_told("a"), _tick("a", now=100, acknowledged=True), Quiet.ACKNOWLEDGED),
+        (_told("a"), _tick("ab", acknowledged=True), Reason.NEW_ALERTS),
+        (_told("a"), _tick("", muted="a"), Quiet.MUTED),
+        (None, _tick("", muted="a"), Quiet.MUTED),
+        (_told("b", owed="ab"), _tick("b", "a"), Reason.SOME_RESOLVED),  # told, muted, unmuted
+        (_told("", owed="a"), _tick("", "a"), Reason.ALL_RESOLVED),
+        (_told("", "b", owed="a"), _tick("", "b", muted="a"), Quiet.NOTHING_FIRES),
     ],
 )
 def test_the_reason_is_alertmanagers(entry: Told | None, tick: Tick, expected: Reason | Quiet) -> None:
@@ -86,3 +109,19 @@ def test_without_send_resolved_the_end_of_all_is_noted_not_sent() -> None:
 def test_after_a_message_that_failed_for_good_the_tick_tries_again() -> None:
     """Storage then has `intended` back at what was really told."""
     assert plan(Lane(sequence=3), _tick("a")) == Send(Reason.FIRST, _told("a", "", 10))
+
+
+def test_what_is_muted_is_still_owed_its_end() -> None:
+    """A message about others in the meantime changes nothing about that."""
+    lane = Lane(intended=_told("ab"), told=_told("ab"), sequence=1)
+    sent = plan(lane, _tick("bc", muted="a"))
+    assert sent == Send(Reason.NEW_ALERTS, _told("bc", "", 10, owed="abc"))
+    assert isinstance(sent, Send)
+    later = Lane(intended=sent.told, told=sent.told, sequence=2)
+    assert plan(later, _tick("bc", "a", now=20)) == Send(Reason.SOME_RESOLVED, _told("bc", "a", 20))
+
+
+def test_what_was_never_told_is_owed_nothing() -> None:
+    """Muted from the beginning until its end."""
+    lane = Lane(intended=_told("b"), told=_told("b"), sequence=1)
+    assert plan(lane, _tick("b", "a")) == Leave(Quiet.UNCHANGED)

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tocsin_alerting.grouping import Groups
-from tocsin_alerting.routing import Route
-from tocsin_alerting.testing import NOW, Timeline, alert, config
+from tocsin_alerting.alerts import Entry
+from tocsin_alerting.grouping import GroupId, Groups
+from tocsin_alerting.look import look
+from tocsin_alerting.model import Alert
+from tocsin_alerting.routing import Route, match
+from tocsin_alerting.testing import NOW, Timeline, Unmuted, alert, config, entry
 
 FIRST, NEW = "first notification", "new alerts added"
 SOME, ALL, REPEAT = "some alerts resolved", "all alerts resolved", "repeat interval elapsed"
@@ -107,18 +110,90 @@ def test_services_do_not_share_a_group() -> None:
     assert sorted(line.run(40)) == [(30, FIRST, 1, 0), (30, FIRST, 2, 0)]
 
 
+def test_a_resolution_under_a_mute_is_told_when_the_mute_ends() -> None:
+    """Alertmanager forgets it, and PagerDuty stays open (prometheus/alertmanager#226)."""
+    line = Timeline(_route())
+    line.at(0, alert("A", end=NOW + 400))
+    line.run(40)
+    line.mutes.silenced = {"A"}
+    assert line.run(1000) == [(30, FIRST, 1, 0)]
+    line.mutes.silenced = set()
+    assert line.run(2000) == [(30, FIRST, 1, 0), (1230, ALL, 0, 1)]
+    assert len(line.groups) == 0
+
+
+def test_a_resolution_in_a_muted_time_is_told_when_it_ends() -> None:
+    """The same for time intervals."""
+    line = Timeline(_route())
+    line.at(0, alert("A", end=NOW + 400))
+    line.run(40)
+    line.mutes.night = True
+    line.run(1000)
+    line.mutes.night = False
+    assert line.run(2000)[1:] == [(1230, ALL, 0, 1)]
+
+
+def test_a_resolution_under_a_mute_is_told_at_once_where_that_is_wanted() -> None:
+    """For receivers that keep something open, such as PagerDuty."""
+    line = Timeline(_route(), at_once=True)
+    line.at(0, alert("A", end=NOW + 400))
+    line.run(40)
+    line.mutes.silenced = {"A"}
+    assert line.run(2000) == [(30, FIRST, 1, 0), (630, ALL, 0, 1)]
+
+
+def test_an_alert_muted_from_beginning_to_end_never_shows() -> None:
+    """Neither it nor its end."""
+    line = Timeline(_route())
+    line.mutes.silenced = {"A"}
+    line.at(0, alert("A", end=NOW + 400))
+    line.run(1000)
+    line.mutes.silenced = set()
+    assert line.run(3000) == []
+    assert len(line.groups) == 0
+
+
+def test_an_unmuted_alert_is_told_at_the_next_tick() -> None:
+    """Not at once; and it is a first notification if nothing else was told."""
+    line = Timeline(_route())
+    line.mutes.silenced = {"A"}
+    line.at(0, alert("A", end=NOW + 9999))
+    line.run(100)
+    line.mutes.silenced = set()
+    assert line.run(400) == [(330, FIRST, 1, 0)]
+
+
+def test_an_acknowledged_group_is_not_repeated() -> None:
+    """New alerts and the end are told all the same."""
+    line = Timeline(_route(repeat_interval=300.0))
+    line.at(0, alert("A", end=NOW + 1500))
+    line.mutes.acked = {"A"}
+    line.at(700, alert("B", start=NOW + 700, end=NOW + 1500))
+    assert line.run(3000) == [(30, FIRST, 1, 0), (930, NEW, 2, 0), (1230, REPEAT, 2, 0), (1530, ALL, 0, 2)]
+
+
+def test_ticks_keep_their_rhythm() -> None:
+    """A look that comes late does not put off the next one."""
+    groups = Groups()
+    groups.insert(entry(alert(), _route()), NOW)
+    (group,) = groups.due(NOW + 30)
+    groups.ticked(group, [], NOW + 30)
+    groups.ticked(group, [], NOW + 335)
+    assert groups.next_due == NOW + 630
+
+
 def test_a_resolved_alert_opens_no_group() -> None:
     """There is nobody who was told that it fired."""
-    groups = Groups(_route())
-    groups.insert(alert(end=NOW - 1, start=NOW - 10), NOW)
+    groups = Groups()
+    groups.insert(entry(alert(end=NOW - 1, start=NOW - 10), _route()), NOW)
     assert len(groups) == 0
     assert groups.next_due is None
 
 
 def test_a_group_stays_due_until_it_was_dealt_with() -> None:
     """A tick that could not be written down is not lost."""
-    groups = Groups(_route())
-    groups.insert(alert(), NOW)
+    groups = Groups()
+    groups.insert(entry(alert(), _route()), NOW)
     assert groups.due(NOW + 29) == []
     (group,) = groups.due(NOW + 30)
     assert groups.due(NOW + 31) == [group]
@@ -129,29 +204,28 @@ def test_a_group_stays_due_until_it_was_dealt_with() -> None:
 
 def test_resolved_alerts_stay_until_receivers_were_told() -> None:
     """A message that failed is tried again at the next tick with all it was about."""
-    groups = Groups(_route())
-    ended = alert(end=NOW + 10)
+    groups = Groups()
+    ended = entry(alert(end=NOW + 10), _route())
     groups.insert(ended, NOW)
     (group,) = groups.due(NOW + 30)
-    groups.ticked(group, [ended], NOW + 30)
-    groups.settled(group.key, told=False)
+    groups.ticked(group, [ended.alert.fingerprint], NOW + 30)
+    groups.settled(group.id, told=False)
     assert list(group.alerts.values()) == [ended]
-    groups.ticked(group, [ended], NOW + 330)
-    groups.settled(group.key, told=True)
+    groups.ticked(group, [ended.alert.fingerprint], NOW + 330)
+    groups.settled(group.id, told=True)
     assert len(groups) == 0
 
 
 def test_an_alert_that_came_back_meanwhile_stays() -> None:
     """Only what was told resolved leaves."""
-    groups = Groups(_route())
-    ended = alert(end=NOW + 10)
+    groups = Groups()
+    ended = entry(alert(end=NOW + 10), _route())
     groups.insert(ended, NOW)
     (group,) = groups.due(NOW + 30)
-    groups.ticked(group, [ended], NOW + 30)
-    back = alert(start=NOW + 31, end=NOW + 999)
-    groups.insert(back, NOW + 31)
-    groups.settled(group.key, told=True)
-    assert list(group.alerts.values()) == [back]
+    groups.ticked(group, [ended.alert.fingerprint], NOW + 30)
+    ended.alert = alert(start=NOW + 31, end=NOW + 999)
+    groups.settled(group.id, told=True)
+    assert list(group.alerts.values()) == [ended]
 
 
 _BEFORE = """
@@ -164,42 +238,76 @@ receivers: [{name: b}]
 """
 
 
+def _routed(root: Route, item: Alert, known: Entry | None = None) -> Entry:
+    cell = known or entry(item)
+    cell.routes = tuple(match(root, item.labels))
+    return cell
+
+
 def test_a_reload_keeps_the_timers_of_groups_whose_key_survives() -> None:
     """Neither a repeat nor an early message comes of reading the file again."""
-    groups = Groups(config(_BEFORE).root)
-    shop, blog = alert(service="shop"), alert(service="blog")
-    for item in (shop, blog):
-        groups.insert(item, NOW)
+    groups = Groups()
+    before, later = config(_BEFORE).root, config(_AFTER).root
+    cells = [_routed(before, alert(service=name)) for name in ("shop", "blog")]
+    for cell in cells:
+        groups.insert(cell, NOW)
     for group in groups.due(NOW + 30):
         groups.ticked(group, [], NOW + 30)
-    late = alert("Late", service="shop", start=NOW + 40)
-    groups.insert(late, NOW + 40)
-    after = groups.rebuilt(config(_AFTER).root, [shop, blog, late], NOW + 50)
+    cells.append(_routed(before, alert("Late", service="shop", start=NOW + 40)))
+    groups.insert(cells[-1], NOW + 40)
+    for cell in cells:
+        _routed(later, cell.alert, cell)
+    after = groups.rebuilt(cells, {}, NOW + 50)
     found = {group.labels["service"]: (group.route.receiver, group.due, len(group.alerts)) for group in after}
     assert found == {"shop": ("b", NOW + 630, 2), "blog": ("b", NOW + 330, 1)}
 
 
-def test_a_reload_brings_ticks_nearer_but_puts_none_off() -> None:
-    """A shorter group_interval counts from the reload on."""
-    groups = Groups(_route(group_interval=3600.0))
-    groups.insert(alert(), NOW)
+def test_who_was_told_is_told_the_end_though_the_route_has_gone() -> None:
+    """The old group lives on beside the tree, tells nothing new, and ends with what it was told of."""
+    groups = Groups()
+    cell = _routed(config(_BEFORE).root, alert(service="shop", end=NOW + 9999))
+    groups.insert(cell, NOW)
     (group,) = groups.due(NOW + 30)
     groups.ticked(group, [], NOW + 30)
-    assert groups.rebuilt(_route(group_interval=60.0), [alert()], NOW + 40).next_due == NOW + 100
-    assert groups.rebuilt(_route(group_interval=7200.0), [alert()], NOW + 40).next_due == NOW + 3630
+    _routed(config(_AFTER).root, cell.alert, cell)
+    owed = {group.id: {cell.alert.fingerprint}}
+    after = groups.rebuilt([cell], owed, NOW + 50).rebuilt([cell], owed, NOW + 60)
+    new, old = sorted(after, key=lambda each: each.route.receiver == "a")
+    assert (new.route.receiver, len(new.alerts), len(new.strays)) == ("b", 1, 0)
+    assert (old.id, len(old.alerts), len(old.strays), old.due) == (group.id, 0, 1, NOW + 630)
+    found = look(old, Unmuted(), NOW + 630)
+    assert (found.firing, found.muted) == ((), {cell.alert.fingerprint})
+    cell.alert = alert(service="shop", end=NOW + 640)
+    found = look(old, Unmuted(), NOW + 1230)
+    assert found.resolved == (cell.alert,)
+    after.ticked(old, found.ended, NOW + 1230)
+    assert after.settled(old.id, told=True) == [old]
+
+
+def test_a_reload_brings_ticks_nearer_but_puts_none_off() -> None:
+    """A shorter group_interval counts from the reload on."""
+    groups = Groups()
+    cell = entry(alert(), _route(group_interval=3600.0))
+    groups.insert(cell, NOW)
+    (group,) = groups.due(NOW + 30)
+    groups.ticked(group, [], NOW + 30)
+    for interval, due in ((60.0, 100), (7200.0, 3630)):
+        cell.routes = (_route(group_interval=interval),)
+        assert groups.rebuilt([cell], {}, NOW + 40).next_due == NOW + due
 
 
 def test_a_reload_sends_no_first_message_early() -> None:
     """A group that still waits for more alerts goes on waiting."""
-    groups = Groups(_route())
-    slow_to_come = alert(start=NOW)
+    groups = Groups()
+    slow_to_come = entry(alert(start=NOW), _route())
     groups.insert(slow_to_come, NOW + 20)
-    assert groups.rebuilt(_route(), [slow_to_come], NOW + 40).next_due == NOW + 50
+    assert groups.rebuilt([slow_to_come], {}, NOW + 40).next_due == NOW + 50
 
 
 def test_a_restored_group_keeps_the_rhythm_of_its_ticks() -> None:
-    """A restart shifts nothing, and groups that told nobody anything are not made."""
-    groups = Groups(_route())
-    groups.restore(alert(service="shop"), {'{}:{service="shop"}': NOW}, NOW + 700)
-    groups.restore(alert(service="blog"), {'{}:{service="shop"}': NOW}, NOW + 700)
-    assert (len(groups), groups.next_due) == (1, NOW + 900)
+    """A restart shifts nothing; a group that was not looked at yet waits from its first alert on."""
+    groups = Groups()
+    groups.insert(entry(alert(service="shop"), _route()), NOW)
+    groups.insert(entry(alert(service="blog", start=NOW + 690), _route()), NOW + 690)
+    groups.resume({GroupId('{}:{service="shop"}', "team"): NOW}, NOW + 700)
+    assert sorted(group.due - NOW for group in groups) == [720, 900]

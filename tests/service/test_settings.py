@@ -97,6 +97,34 @@ def test_times_of_day_and_dates_stay_text() -> None:
     assert data == {"a": "22:30", "b": "2026-11-23", "c": 16, "d": 1000.0, "e": 0.5, "f": True}
 
 
+def test_what_was_written_is_known_where_it_stands_for_something_else() -> None:
+    """So that `007` can be the text it is for other programs, and a variable no secret in plain text."""
+    document = Document.parse("a: 007\nb: yes\nc: x\nd: ${NAME}\n", environ={"NAME": "value"})
+    assert [document.written(key) for key in "abcd"] == ["007", "yes", None, "${NAME}"]
+
+
+def test_places_inside_of_a_block_of_text_are_known() -> None:
+    """For parsers of what stands there: their line and column become the file's."""
+    document = Document.parse("a:\n  b: |\n\n      one\n       two\n  c: text\n")
+    assert document.section("a", "b") == "\none\n two\n"
+    assert document.inside(("a", "b"), 3, 2) == (5, 8)
+    assert document.inside(("a", "c"), 1, 1) is None
+
+
+def test_the_same_file_with_other_values_keeps_its_places() -> None:
+    """For parts that put values in order before they are read."""
+    document = Document.parse("a: {b: 1}", file="x.yml")
+    assert str(document.replaced({"a": {}}).problem(("a", "b"), "wrong")) == "x.yml:1:5: wrong"
+
+
+def test_tabs_between_tokens_are_blanks() -> None:
+    """JSON is indented with them; YAML itself is not."""
+    assert Document.parse('{\n\t"a": 1,\n\t"b":\t[2,\t3]\n}').data == {"a": 1, "b": [2, 3]}
+    assert Document.parse("a:\tb\t# c\n").data == {"a": "b"}
+    with pytest.raises(SettingsError, match="this is not YAML"):
+        Document.parse("a:\n\tb: 1\n")
+
+
 def test_paths_start_at_the_file(tmp_path: Path) -> None:
     """A relative path means the same wherever the command is run."""
     file = tmp_path / "w.yml"

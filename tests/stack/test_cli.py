@@ -62,7 +62,7 @@ def test_check_knows_the_files_of_the_parts(tmp_path: Path) -> None:
         (["up", "--scrape", "here"], "write service=host:port"),
         (["demo", "break", "checkout"], "no tocsin runs from tocsin-data; start one with: tocsin up --demo"),
         (["demo", "break"], "no tocsin runs from tocsin-data"),
-        (["alerting"], "alertmanager.yml:1:1: cannot read the file"),
+        (["uptime"], "uptime.yml:1:1: cannot read the file"),
     ],
 )
 def test_mistakes_are_said_in_a_sentence(arguments: list[str], message: str, tmp_path: Path) -> None:

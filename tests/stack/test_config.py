@@ -67,6 +67,18 @@ def test_a_section_may_live_in_its_own_file(tmp_path: Path) -> None:
     )
 
 
+def test_the_routers_messages_are_ours_unless_its_file_is_alertmanagers(tmp_path: Path) -> None:
+    """A section of tocsin.yml and the default are worded by us; `tocsin` beside config_file is our second file."""
+    (tmp_path / "alertmanager.yml").write_text(ALERTING)
+    assert load("").alerting.extras.messages == "tocsin"
+    section = ALERTING.strip().replace("\n", "\n  ")
+    assert load(f"alerting:\n  {section}").alerting.extras.messages == "tocsin"
+    assert load("alerting: {config_file: alertmanager.yml}", tmp_path).alerting.extras.messages == "alertmanager"
+    own = "alerting: {config_file: alertmanager.yml, tocsin: {resolve_muted: at_once}}"
+    assert load(own, tmp_path).alerting.extras.resolve_muted == "at_once"
+    assert refused(own.replace("at_once", "never"), tmp_path)[0].startswith("tocsin.yml:1:52: alerting.tocsin")
+
+
 def test_a_section_in_two_places_is_refused(tmp_path: Path) -> None:
     """Keys beside config_file would be silently ignored otherwise."""
     (tmp_path / "alertmanager.yml").write_text(ALERTING)

@@ -80,6 +80,39 @@ def test_without_apt_the_error_says_where_to_get_the_program(tmp_path: Path) -> 
     assert "brew install prometheus" in message
 
 
+def test_each_suite_has_a_cache_of_its_own(tmp_path: Path) -> None:
+    """Who asks for a suite gets its program, not the one on PATH nor that of another suite."""
+    environ = {"PATH": str(tmp_path / "bin"), "XDG_CACHE_HOME": str(tmp_path)}
+    program(tmp_path / "bin", "bell")
+    ours = program(tmp_path / "tocsin/debian/usr/bin", "toll")
+    assert debian.cache_folder(environ, suite="sid") == tmp_path / "tocsin/debian-sid"
+    assert debian.find("bell", environ, suite="sid") is None
+    assert debian.find("toll", environ, suite="sid") is None
+    newer = program(tmp_path / "tocsin/debian-sid/usr/bin", "toll")
+    assert debian.find("toll", environ, suite="sid") == newer
+    assert debian.find("toll", environ) == ours
+
+
+@pytest.mark.parametrize("suite", ["", "../sid", "sid main", "-o", "Sid"])
+def test_a_suite_is_a_name(tmp_path: Path, suite: str) -> None:
+    """It becomes part of a path and of apt's list of sources."""
+    with pytest.raises(debian.FetchError, match="is not the name of a Debian suite"):
+        debian.fetch("hello", suite=suite, environ={"PATH": "", "XDG_CACHE_HOME": str(tmp_path)})
+
+
+@needs_apt
+def test_a_package_of_another_suite_is_fetched_beside_the_others(tmp_path: Path) -> None:
+    """From the mirror that this machine uses, with Debian's keys."""
+    environ = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    root = debian.fetch("hello", suite="sid", environ=environ)
+    assert root == tmp_path / "tocsin/debian-sid"
+    assert debian.find("hello", environ, suite="sid") == root / "usr/bin/hello"
+    assert not (tmp_path / "tocsin/debian").exists()
+    (source,) = (root / ".apt/sources.list").read_text().splitlines()
+    assert source.startswith(f"deb [signed-by={debian.KEYRING}] http")
+    assert source.endswith("/debian sid main")
+
+
 @needs_apt
 def test_a_user_without_rights_gets_a_package_that_runs(shared_folder: Path) -> None:
     """The whole way, as nobody, with empty lists: update, download, unpack, find, run."""

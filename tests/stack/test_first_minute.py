@@ -24,6 +24,9 @@ class Browser(Protocol):
     def visit(self, url: str, name: str, *, height: int) -> Any: ...
 
 
+pytestmark = pytest.mark.quiet
+
+
 def _answer(request: Received) -> Response:
     return PlainTextResponse("ok") if request.path != "/v2/enqueue" else JSONResponse({"status": "success"}, 202)
 

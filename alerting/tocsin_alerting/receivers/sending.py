@@ -1,140 +1,160 @@
-"""What all receivers share: how their settings are read, how a request is sent, and how its failure is named."""
+"""What all receivers share: how settings inherit, how a request is sent, and how its failure is named."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Final
-from urllib.parse import urlsplit
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Self
 
+import httpx
 import orjson
-import pydantic
 
-from tocsin_alerting.unsupported import Known
-from tocsin_service.http import Failure, Outbound, RequestError
-from tocsin_service.settings import SecretError, Settings, flaw, secret
+from tocsin_alerting.model import Notification
+from tocsin_alerting.receivers.clients import Clients
+from tocsin_alerting.receivers.http_config import HttpConfig
+from tocsin_alerting.receivers.revealing import concealed as concealed  # noqa: PLC0414 - for all receivers
+from tocsin_alerting.receivers.revealing import reveal as reveal  # noqa: PLC0414 - likewise
+from tocsin_alerting.receivers.shared import GlobalSettings
+from tocsin_alerting.templates import Data, TemplateError, Templates, data
+from tocsin_service.http import Failure, RequestError
+from tocsin_service.settings import Settings
 
 DEFAULT_TIMEOUT: Final = 10.0
 """Seconds for one attempt."""
-_LONG: Final = 16
-"""Characters from which on a part of a URL is taken for a token."""
-
-_GO_UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_GO_PART: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 
 
-class ReceiverSettings(Known):
+class Missing(ValueError):  # noqa: N818 - it is told as a problem of the configuration, not raised through
+    """Settings that `global` does not complete either; `what`, `expected`, `fix` as for a configuration problem."""
+
+    def __init__(self, what: str, *, expected: str = "", fix: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.expected = expected
+        self.fix = fix
+
+
+class ReceiverSettings(Settings):
     """Settings every integration has."""
 
     send_resolved: bool = True
+    http_config: HttpConfig | None = None
+
+    def inherit(self, shared: GlobalSettings) -> Self:
+        """Return the settings with what they do not say taken from `global`; kinds with more to take extend it.
+
+        Raises:
+            Missing: something is required and stands nowhere.
+        """
+        if self.http_config is None and shared.http_config is not None:
+            return self.model_copy(update={"http_config": shared.http_config})
+        return self
 
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """The ways out of the process: HTTP, and the terminal if there is one."""
+    """What a receiver needs to send: HTTP clients, templates, the time, and the terminal if there is one."""
 
-    http: Outbound
+    http: Clients
+    templates: Templates
+    now: Callable[[], float] = time.time
     terminal: Callable[[str], None] | None = None
+    memory: dict[str, object] = field(default_factory=dict)
+    """What a kind keeps between messages (an access token, say), under a key that begins with its name."""
+
+    def text(self, source: str, notification: Notification) -> str:
+        """Render a template of the settings.
+
+        Raises:
+            RequestError: it fails; trying again would not help.
+        """
+        return self._render(self.templates.text, source, notification)
+
+    def html(self, source: str, notification: Notification) -> str:
+        """Render a template with HTML escaping; raises like `text`."""
+        return self._render(self.templates.html, source, notification)
+
+    def _render(self, render: Callable[[str, Data], str], source: str, notification: Notification) -> str:
+        if "{{" not in source:
+            return source
+        try:
+            return render(source, self._data(notification))
+        except TemplateError as error:
+            message = f"a template failed: {error}"
+            raise RequestError(message, reason=Failure.OTHER, permanent=True) from error
+
+    def _data(self, notification: Notification) -> Data:
+        # A message has a dozen templates, rendered one after the other from the same.
+        kept = self.memory.get(_DATA)
+        if not isinstance(kept, _Kept) or kept.notification is not notification:
+            kept = self.memory[_DATA] = _Kept(notification, data(notification))
+        return kept.found
 
     async def post_json(
-        self, url: str, body: object, *, headers: dict[str, str], timeout: float, secret: str = ""
-    ) -> None:
-        """POST `body` as JSON with a newline at its end, as Alertmanager does.
+        self,
+        url: str,
+        body: object,
+        settings: ReceiverSettings,
+        *,
+        method: str = "POST",
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 0.0,
+        secrets: tuple[str, ...] = (),
+        retry: frozenset[int] = frozenset(),
+    ) -> httpx.Response:
+        """Send `body` as JSON with a newline at its end, as Alertmanager does, and return the 2xx answer.
 
         Args:
-            secret: something in `body` that no error may show; the URL never is.
+            secrets: what no error may show beside the URL: keys in `body` or `headers`.
+            timeout: seconds for the attempt; 0 is the default.
+            retry: statuses besides 5xx (and 429 with `Retry-After`) after which the same message is tried again.
 
         Raises:
             RequestError: it was not taken.
         """
         content = orjson.dumps(body, option=orjson.OPT_APPEND_NEWLINE)
-        headers = {"Content-Type": "application/json", **headers}
+        return await self.request(
+            method,
+            url,
+            settings,
+            content=content,
+            headers={"Content-Type": "application/json", **(headers or {})},
+            timeout=timeout,
+            secrets=secrets,
+            retry=retry,
+        )
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        settings: ReceiverSettings,
+        *,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 0.0,
+        secrets: tuple[str, ...] = (),
+        retry: frozenset[int] = frozenset(),
+    ) -> httpx.Response:
+        """Send one request through the receiver's own `http_config`; see `post_json`."""
         try:
-            await self.http.post(url, content=content, headers=headers, timeout=timeout or DEFAULT_TIMEOUT)
+            return await self.http.request(
+                method,
+                url,
+                content=content,
+                headers=headers or {},
+                timeout=timeout or DEFAULT_TIMEOUT,
+                config=settings.http_config,
+                retry=retry,
+            )
         except RequestError as error:
-            raise concealed(error, url, secret) from None
+            raise concealed(error, url, *secrets) from None
 
 
-def concealed(error: RequestError, *secrets: str) -> RequestError:
-    """Return `error` without secrets that the receiver's answer has quoted: many 404 pages name the path asked for.
-
-    Args:
-        secrets: keys, or URLs, of which path, query and long segments are hidden.
-    """
-    text = str(error)
-    # The longest first: others are parts of it.
-    for piece in sorted({piece for each in secrets for piece in _pieces(each)}, key=len, reverse=True):
-        text = text.replace(piece, "<secret>")
-    return RequestError(text, reason=error.reason, permanent=error.permanent, retry_after=error.retry_after)
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    notification: Notification
+    found: Data
 
 
-def _pieces(hidden: str) -> list[str]:
-    if "://" not in hidden:
-        return [hidden] if hidden else []
-    rest = hidden.partition("://")[2].partition("/")[2]
-    if not rest:
-        return []  # scheme and host are no secret
-    path, _, query = rest.partition("?")
-    tokens = [part for part in re.split(r"[/?&=]", rest) if len(part) >= _LONG]
-    return [piece for piece in (hidden, f"/{rest}", f"/{path}", query, *tokens) if len(piece) > 1]
-
-
-def reveal(value: pydantic.SecretStr | None, file: Path | None) -> str:
-    """Return a secret, read now.
-
-    Raises:
-        RequestError: its file cannot be read; somebody may yet put it there.
-    """
-    try:
-        return secret(value, file)
-    except SecretError as error:
-        raise RequestError(str(error), reason=Failure.OTHER) from error
-
-
-def at_most_one(settings: Settings, *names: str) -> None:
-    """Raise a flaw if more than one of the fields `names` is set."""
-    found = [name for name in names if getattr(settings, name) is not None]
-    if len(found) > 1:
-        raise flaw(f"{' and '.join(found)} stand side by side", expected=f"at most one of {', '.join(names)}")
-
-
-def exactly_one(settings: Settings, *names: str) -> None:
-    """Raise a flaw if not exactly one of the fields `names` is set."""
-    at_most_one(settings, *names)
-    if all(getattr(settings, name) is None for name in names):
-        raise flaw(f"{' or '.join(names)} is missing", expected=f"one of {', '.join(names)}", fix="add it")
-
-
-def _url(value: str) -> str:
-    try:
-        parts = urlsplit(value)
-        good = parts.scheme in {"http", "https"} and bool(parts.hostname)
-    except ValueError:
-        good = False
-    if not good:
-        raise flaw("this is not a URL", expected="http://host/... or https://host/...")
-    return value
-
-
-def _secret_url(value: pydantic.SecretStr) -> pydantic.SecretStr:
-    _url(value.get_secret_value())
-    return value
-
-
-def _go_duration(value: object) -> float:
-    if not isinstance(value, bool) and value in (0, "0"):  # a tuple: the file may hold a list here
-        return 0.0
-    parts = _GO_PART.findall(value) if isinstance(value, str) else []
-    if not parts or "".join(number + unit for number, unit in parts) != value:
-        raise flaw("this is not a duration", expected="a Go duration such as 10s or 1.5m")
-    return sum(float(number) * _GO_UNITS[unit] for number, unit in parts)
-
-
-Url = Annotated[str, pydantic.AfterValidator(_url)]
-"""An http(s) URL that is no secret."""
-SecretUrl = Annotated[pydantic.SecretStr, pydantic.AfterValidator(_secret_url)]
-"""An http(s) URL that whoever knows it can post to."""
-GoDuration = Annotated[float, pydantic.BeforeValidator(_go_duration)]
-"""Seconds, written as Go writes them; 0 means the default."""
+_DATA: Final = "sending.data"

@@ -1,251 +1,314 @@
-"""Slack, by incoming webhook (`api_url`) or as an app (`app_token`): one attachment, red or green, per message."""
+"""Slack: one attachment per message, by incoming webhook or as an app; with `update_message`, one message per group.
+
+slack-sdk judges the answers of the Web API, and no more. Its clients block, know neither `http_config`'s proxies,
+certificates, OAuth2 nor redirects, and would need a thread per message; requests go through `Clients` like all others.
+
+A message can be updated wherever the address is that of the Web API's chat.postMessage, however the token is given:
+`app_token`, `app_token_file`, those of `global`, or `api_url` with `http_config: authorization`. What Slack answers to
+the first message, its `ts` and `channel`, is the handle of the later ones.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import http.client
-import json
-import logging
-import threading
-import urllib.error
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Final, Self
+from typing import Any, Final, Self
+from urllib.parse import urlsplit, urlunsplit
 
+import httpx
+import orjson
 import pydantic
-import slack_sdk
 import slack_sdk.errors
-import slack_sdk.webhook
+from slack_sdk.web.slack_response import SlackResponse
 
-from tocsin_alerting import messages
+from tocsin_alerting.messages import cut
 from tocsin_alerting.model import Notification
-from tocsin_alerting.receivers.sending import (
-    GoDuration,
-    ReceiverSettings,
-    SecretUrl,
-    Sending,
-    Url,
-    at_most_one,
-    concealed,
-    reveal,
-)
-from tocsin_service.http import Failure, RequestError, redact_url, refused, retry_after
-from tocsin_service.settings import ConfigPath, flaw
+from tocsin_alerting.receivers.fields import GoDuration, SecretPath, SecretUrl, Text, Url, at_most_one
+from tocsin_alerting.receivers.sending import Missing, ReceiverSettings, Sending, concealed, reveal
+from tocsin_alerting.receivers.shared import GlobalSettings
+from tocsin_service.http import Failure, RequestError, redact_url, retry_after
+from tocsin_service.settings import Settings, flaw
 
 DEFAULT_APP_URL: Final = "https://slack.com/api/chat.postMessage"
 TITLE_LIMIT: Final = 1024
-TEXT_LIMIT: Final = 3000
-"""Characters of the list of alerts; Slack folds longer ones away."""
-_METHOD: Final = "chat.postMessage"
-_TIMEOUT: Final = 5.0
-"""Seconds that a thread waits for the answer."""
+_POST: Final = "chat.postMessage"
+_UPDATE: Final = "chat.update"
+_RETRY: Final = frozenset({429})
+_ADDRESSES: Final = ("api_url", "api_url_file", "app_token", "app_token_file")
 
-# What urllib and slack-sdk raise over a connection or an answer that is cut off or makes no sense.
-_BROKEN: Final = (OSError, ValueError, LookupError, http.client.HTTPException, slack_sdk.errors.SlackClientError)
-# Answers of Slack's Web API that may be different next time; every other error names something to be repaired.
+# Answers of the Web API that may be different next time; every other error names something to be repaired.
 _PASSING: Final = frozenset({"internal_error", "fatal_error", "service_unavailable", "request_timeout"})
+_NOT_US: Final = frozenset({"invalid_auth", "not_authed", "account_inactive", "token_revoked", "token_expired"})
+_SLOWER: Final = frozenset({"ratelimited", "rate_limited", "message_limit_exceeded"})
+# After these the message cannot be updated any more: it was deleted, or is too old.
+_GONE: Final = frozenset({"message_not_found", "cant_update_message", "edit_window_closed"})
+
+
+class Field(Settings):
+    """One of `fields`."""
+
+    title: Text = pydantic.Field(min_length=1)
+    value: Text = pydantic.Field(min_length=1)
+    short: bool | None = None
+
+
+class Confirm(Settings):
+    """`confirm` of an action."""
+
+    text: Text = pydantic.Field(min_length=1)
+    title: Text = ""
+    ok_text: Text = ""
+    dismiss_text: Text = ""
+
+
+class Action(Settings):
+    """One of `actions`: a link (`url`), or a button (`name`) that somebody answers."""
+
+    type: Text = pydantic.Field(min_length=1)
+    text: Text = pydantic.Field(min_length=1)
+    url: Text = ""
+    style: Text = ""
+    name: Text = ""
+    value: Text = ""
+    confirm: Confirm | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.url and not self.name:
+            raise flaw("an action has neither name nor url", expected="url of a link, or name of a button")
+        return self
+
+
+def _default(name: str) -> str:
+    return f'{{{{ template "slack.default.{name}" . }}}}'
 
 
 class SlackSettings(ReceiverSettings):
-    """`slack_configs`: `api_url`, or `app_token` with `channel`; `send_resolved` is off by default, as always."""
-
-    later: ClassVar[frozenset[str]] = frozenset(
-        {
-            *("title", "title_link", "text", "fallback", "callback_id", "color", "fields", "short_fields", "actions"),
-            *("http_config", "image_url", "thumb_url", "mrkdwn_in", "message_text", "update_message"),
-        }
-    )
+    """`slack_configs`; `send_resolved` is off by default, as always."""
 
     send_resolved: bool = False
     api_url: SecretUrl | None = None
-    api_url_file: ConfigPath | None = None
+    api_url_file: SecretPath | None = None
     app_token: pydantic.SecretStr | None = None
-    app_token_file: ConfigPath | None = None
+    app_token_file: SecretPath | None = None
     app_url: Url | None = None
-    channel: str = ""
-    username: str = "tocsin"
-    icon_emoji: str = ""
-    icon_url: str = ""
+    channel: Text = ""
+    username: Text = _default("username")
+    icon_emoji: Text = _default("iconemoji")
+    icon_url: Text = _default("iconurl")
     link_names: bool = False
-    pretext: str = ""
-    footer: str = ""
+    message_text: Text = ""
+    color: Text = _default("color")
+    title: Text = _default("title")
+    title_link: Text = _default("titlelink")
+    pretext: Text = _default("pretext")
+    text: Text = _default("text")
+    fields: tuple[Field, ...] = ()
+    short_fields: bool = False
+    footer: Text = _default("footer")
+    fallback: Text = _default("fallback")
+    callback_id: Text = _default("callbackid")
+    image_url: Text = ""
+    thumb_url: Text = ""
+    mrkdwn_in: tuple[str, ...] = ()
+    actions: tuple[Action, ...] = ()
+    update_message: bool = False
     timeout: GoDuration = 0.0
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
-        at_most_one(self, "api_url", "api_url_file", "app_token", "app_token_file")
-        if (self.app_token or self.app_token_file) and not self.channel:
-            raise flaw("app_token needs a channel", expected='channel: "#alerts"', fix="add it")
-        url = self.app_url
-        if url is not None and not url.endswith(f"/{_METHOD}"):
-            raise flaw("app_url is not the method's address", expected=f"a URL that ends with /{_METHOD}")
+        at_most_one(self, *_ADDRESSES)
         return self
 
+    def inherit(self, shared: GlobalSettings) -> Self:
+        """Take the address, or the app's token, from `global` where neither is given here.
 
-async def send(notification: Notification, settings: SlackSettings, sending: Sending) -> None:
-    """Post the message through slack-sdk, which blocks, in a thread.
+        Raises:
+            Missing: there is none; or what is there cannot do what is asked of it.
+        """
+        taken: dict[str, object] = {"app_url": self.app_url or shared.slack_app_url}
+        own = self.http_config is not None and self.http_config.credentials is not None
+        if all(getattr(self, name) is None for name in _ADDRESSES):
+            taken |= {name: getattr(shared, f"slack_{name}") for name in _ADDRESSES}
+            if own and (taken["app_token"] or taken["app_token_file"]):
+                taken |= {"app_token": None, "app_token_file": None}  # whoever brings a token wants no other
+            if not any(taken[name] for name in _ADDRESSES):
+                fix = "add api_url_file here, or slack_api_url_file or slack_app_token_file under global"
+                raise Missing("Slack has no address", expected="api_url, api_url_file or app_token", fix=fix)
+        settings = super().inherit(shared).model_copy(update=taken)
+        is_app = settings.app_token is not None or settings.app_token_file is not None
+        if is_app and settings.http_config is not None and settings.http_config.credentials is not None:
+            what = "http_config has an authorization beside the token of a Slack app"
+            raise Missing(what, expected="one of the two", fix="remove the authorization, or use api_url with it")
+        url = settings.api_url.get_secret_value() if settings.api_url else ""
+        if settings.update_message and url and not _is_api(url):
+            what = "update_message needs a bot token: an incoming webhook cannot update what it has posted"
+            raise Missing(what, expected="app_token, or api_url: https://slack.com/api/chat.postMessage")
+        return settings
+
+
+async def send(notification: Notification, settings: SlackSettings, sending: Sending) -> dict[str, str] | None:
+    """Post the message, or update the one the handle names, and return the handle for the next one.
 
     Raises:
-        RequestError: it was not taken; the message never holds the address, which is a secret.
+        RequestError: it was not taken; its words hold neither the address nor the token.
     """
-    body = payload(notification, settings)
-    if settings.app_token or settings.app_token_file:
-        token = reveal(settings.app_token, settings.app_token_file)
-        address = settings.app_url or DEFAULT_APP_URL
-        await _in_thread(address, lambda: _post_as_app(token, address, body, settings))
-    else:
-        url = reveal(settings.api_url, settings.api_url_file)
-        await _in_thread(url, lambda: _post_to_webhook(url, body, settings))
+    body = payload(notification, settings, lambda source: sending.text(source, notification))
+    is_app = settings.app_token is not None or settings.app_token_file is not None
+    token = reveal(settings.app_token, settings.app_token_file) if is_app else ""
+    url = (settings.app_url or DEFAULT_APP_URL) if is_app else reveal(settings.api_url, settings.api_url_file)
+    message = _Message(settings, sending, token)
+    if not settings.update_message:
+        await message.call(url, body)
+        return None
+    handle = notification.handle
+    if handle.get("ts") and handle.get("channel") and (is_app or _is_api(url)):
+        try:
+            return await message.call(update_url(url), {**body, "channel": handle["channel"], "ts": handle["ts"]})
+        except _GoneError:
+            pass  # somebody deleted it: a new one takes its place
+    return await message.call(url, body)
 
 
-def payload(notification: Notification, settings: SlackSettings) -> dict[str, Any]:
-    """Return the message."""
-    subject = escape(messages.subject(notification))
-    link = messages.link(notification)
+def payload(notification: Notification, settings: SlackSettings, text: Callable[[str], str]) -> dict[str, Any]:
+    """Return the message, rendered by `text`. Members are left out where Alertmanager leaves them out."""
     attachment = {
-        "color": "danger" if notification.firing else "good",
-        "title": messages.cut(subject, TITLE_LIMIT),
-        "title_link": link,
-        "pretext": settings.pretext,
-        "text": messages.cut("\n\n".join(_blocks(notification)), TEXT_LIMIT),
-        "fallback": messages.cut(subject, TITLE_LIMIT),
-        "footer": settings.footer,
-        "mrkdwn_in": ["fallback", "pretext", "text"],
+        "title": cut(text(settings.title), TITLE_LIMIT),
+        "title_link": text(settings.title_link),
+        "pretext": text(settings.pretext),
+        "text": text(settings.text),
+        "fallback": text(settings.fallback),
+        "callback_id": text(settings.callback_id),
+        "fields": [_field(field, settings, text) for field in settings.fields],
+        "actions": [_action(action, text) for action in settings.actions],
+        "image_url": text(settings.image_url),
+        "thumb_url": text(settings.thumb_url),
+        "footer": text(settings.footer),
+        "color": text(settings.color),
+        "mrkdwn_in": list(settings.mrkdwn_in) or ["fallback", "pretext", "text"],
     }
     body = {
-        "channel": settings.channel,
-        "username": settings.username,
-        "icon_emoji": settings.icon_emoji,
-        "icon_url": settings.icon_url,
+        "channel": text(settings.channel),
+        "username": text(settings.username),
+        "icon_emoji": text(settings.icon_emoji),
+        "icon_url": text(settings.icon_url),
         "link_names": settings.link_names,
-        "attachments": [{name: value for name, value in attachment.items() if value or name in {"text", "fallback"}}],
+        "text": text(settings.message_text),
+        "attachments": [_without_empty(attachment, kept={"text", "fallback", "callback_id", "footer"})],
     }
-    return {name: value for name, value in body.items() if value}
+    return _without_empty(body)
 
 
-def escape(text: str) -> str:
-    """Return `text` so that Slack shows it as it is: a label must not ring `<!channel>`."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def update_url(url: str) -> str:
+    """Return the address of chat.update beside that of chat.postMessage."""
+    parts = urlsplit(url)
+    if parts.hostname == "slack.com":
+        return f"https://slack.com/api/{_UPDATE}"
+    path = f"{parts.path.rstrip('/').rpartition('/')[0]}/{_UPDATE}"
+    return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
 
 
-def _blocks(notification: Notification) -> list[str]:
-    blocks = [f"_labels_ {escape(found)}"] if (found := messages.labels(notification)) else []
-    for entry in messages.entries(notification):
-        lines = [f"*{escape(entry.title)}*" if len(notification.alerts) > 1 else ""]
-        lines += [f"_{name}_ {_value(value)}" for name, value in entry.facts]
-        blocks.append("\n".join(line for line in lines if line))
-    if left := messages.left_out(notification):
-        blocks.append(left)
-    return blocks
+def _is_api(url: str) -> bool:
+    return urlsplit(url).path.rstrip("/").endswith(f"/{_POST}")
 
 
-def _value(text: str) -> str:
-    return f"<{escape(text)}>" if text.startswith(("http://", "https://")) and " " not in text else escape(text)
+def _field(field: Field, settings: SlackSettings, text: Callable[[str], str]) -> dict[str, Any]:
+    short = settings.short_fields if field.short is None else field.short
+    return {**_without_empty({"title": text(field.title), "value": text(field.value)}), "short": short}
 
 
-async def _in_thread(url: str, call: Callable[[], None]) -> None:
-    try:
-        await _in_own_thread(call)
-    except RequestError as error:
-        raise concealed(error, url) from None
-    except TimeoutError as error:
-        raise RequestError(f"{redact_url(url)} did not answer in time", reason=Failure.TIMEOUT) from error
-    except urllib.error.URLError as error:
-        if isinstance(error.reason, TimeoutError):
-            raise RequestError(f"{redact_url(url)} did not answer in time", reason=Failure.TIMEOUT) from error
-        raise RequestError(f"{redact_url(url)}: {error.reason}", reason=Failure.OTHER) from error
-    except _BROKEN as error:
-        raise RequestError(f"{redact_url(url)}: {type(error).__name__}", reason=Failure.OTHER) from error
+def _action(action: Action, text: Callable[[str], str]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "type": text(action.type),
+        "text": text(action.text),
+        "url": text(action.url),
+        "style": text(action.style),
+    }
+    if not action.url:  # a link needs nobody to answer it
+        found |= {"name": text(action.name), "value": text(action.value)}
+        if (confirm := action.confirm) is not None:
+            asked = {name: text(getattr(confirm, name)) for name in ("text", "title", "ok_text", "dismiss_text")}
+            return _without_empty({**found, "confirm": _without_empty(asked)}, kept={"confirm"})
+    return _without_empty(found)
 
 
-async def _in_own_thread(call: Callable[[], None]) -> None:
-    """Run a blocking call in a thread of its own, which holds up neither others nor the end of the process.
+def _without_empty(members: dict[str, Any], *, kept: frozenset[str] | set[str] = frozenset()) -> dict[str, Any]:
+    return {name: value for name, value in members.items() if value or name in kept}
 
-    asyncio's pool has a handful of threads, which also look up host names for every other receiver: a Slack that hangs
-    would take them all.
-    """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
 
-    def settle(error: BaseException | None) -> None:
-        if done.done():
-            return  # nobody waits any more
-        if error is None:
-            done.set_result(None)
-        else:
-            done.set_exception(error)
+class _GoneError(RequestError):
+    """The message that should be updated is not there any more, or too old."""
 
-    def work() -> None:
-        failure: BaseException | None = None
+
+class _Message:
+    """One message on its way: with what it is sent, and what its errors say."""
+
+    def __init__(self, settings: SlackSettings, sending: Sending, token: str) -> None:
+        self._settings = settings
+        self._sending = sending
+        self._token = token
+
+    async def call(self, url: str, body: dict[str, Any]) -> dict[str, str] | None:
+        """POST `body` and return `ts` and `channel` of the answer, if it has them."""
+        settings, channel = self._settings, body.get("channel", "")
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         try:
-            call()
-        except BaseException as error:  # handed on to whoever waits
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(settle, failure)
-
-    threading.Thread(target=work, name="slack", daemon=True).start()
-    await done
-
-
-def _post_to_webhook(url: str, body: dict[str, Any], settings: SlackSettings) -> None:
-    client = slack_sdk.webhook.WebhookClient(
-        url, timeout=_timeout(settings), logger=_silent(), retry_handlers=[], user_agent_prefix="tocsin"
-    )
-    response = client.send_dict(body)
-    if not 200 <= response.status_code < 300:
-        raise refused(url, response.status_code, dict(response.headers.items()), response.body)
-    _check_answer(url, response.body)
+            answer = await self._sending.post_json(
+                url,
+                body,
+                settings,
+                headers=headers,
+                timeout=settings.timeout,
+                secrets=(self._token,),
+                retry=_RETRY,
+            )
+            return _taken(url, answer)
+        except RequestError as error:
+            known = concealed(error, url, self._token)
+            where = f'channel "{channel}": ' if channel else ""
+            raise type(error)(
+                f"{where}{known}", reason=known.reason, permanent=known.permanent, retry_after=known.retry_after
+            ) from error
 
 
-def _check_answer(url: str, body: str) -> None:
-    """Slack also says no with status 200. Look-alikes of Slack answer in JSON."""
+def _taken(url: str, answer: httpx.Response) -> dict[str, str] | None:
+    """Return what the answer names the message, or raise: Slack also says no with status 200."""
+    is_json = answer.headers.get("content-type", "").startswith("application/json")
+    if not is_json and answer.content.strip() == b"ok":
+        return None
     try:
-        answer = json.loads(body)
-        good = isinstance(answer, dict) and answer.get("ok") is True
-    except ValueError:
-        good = body.strip() == "ok"
-    if not good:
-        excerpt = " ".join(body.split())[:200]
-        message = f"{redact_url(url)} answered 200 but not ok: {excerpt}"
-        raise RequestError(message, reason=Failure.CLIENT_ERROR, permanent=True)
-
-
-def _post_as_app(token: str, address: str, body: dict[str, Any], settings: SlackSettings) -> None:
-    client = slack_sdk.WebClient(
-        token=token,
-        base_url=address.removesuffix(_METHOD),
-        timeout=_timeout(settings),
-        logger=_silent(),
-        retry_handlers=[],
-        user_agent_prefix="tocsin",
+        data = orjson.loads(answer.content)
+    except orjson.JSONDecodeError:
+        data = None
+    if not isinstance(data, dict):
+        # JSON that is cut off may be whole the next time; a page of text stays what it is.
+        what = f"{redact_url(url)} answered {answer.status_code} but not ok: {' '.join(answer.text.split())[:200]}"
+        raise RequestError(what, reason=Failure.CLIENT_ERROR, permanent=not is_json)
+    response = SlackResponse(
+        client=None,
+        http_verb="POST",
+        api_url=redact_url(url),
+        req_args={},
+        data=data,
+        headers=dict(answer.headers),
+        status_code=200,
     )
     try:
-        client.api_call(_METHOD, json=body)
+        response.validate()  # type: ignore[no-untyped-call]  # slack-sdk has no types for it
     except slack_sdk.errors.SlackApiError as error:
-        raise _api_error(address, error.response) from error
+        raise _refused(url, error.response) from error
+    ts, channel = data.get("ts"), data.get("channel")
+    return {"ts": str(ts), "channel": str(channel)} if ts and channel else None
 
 
-def _api_error(address: str, response: Any) -> RequestError:
-    status, headers = response.status_code, dict(response.headers)
-    name = response.data.get("error", "") if isinstance(response.data, Mapping) else ""
-    if status != 200 and name != "ratelimited":
-        return refused(address, status, headers, name)
-    message = f"{redact_url(address)} refused the message: {name or 'no reason given'}"
-    if name in {"ratelimited", "rate_limited"}:
+def _refused(url: str, response: Any) -> RequestError:
+    headers: Mapping[str, str] = response.headers
+    name = str(response.get("error") or "")
+    message = f"{redact_url(url)} refused the message: {name or 'no reason given'}"
+    if name in _GONE:
+        return _GoneError(message, reason=Failure.CLIENT_ERROR, permanent=True)
+    if name in _SLOWER:
         return RequestError(message, reason=Failure.RATE_LIMITED, retry_after=retry_after(headers))
     if name in _PASSING:
         return RequestError(message, reason=Failure.SERVER_ERROR)
-    auth = name in {"invalid_auth", "not_authed", "account_inactive", "token_revoked", "token_expired"}
-    return RequestError(message, reason=Failure.AUTH_ERROR if auth else Failure.CLIENT_ERROR, permanent=True)
-
-
-def _timeout(settings: SlackSettings) -> int:
-    return max(1, round(settings.timeout or _TIMEOUT))
-
-
-def _silent() -> logging.Logger:
-    """Return a logger that says nothing: slack-sdk's own would write addresses and tokens."""
-    logger = logging.Logger("tocsin.slack_sdk", level=logging.CRITICAL + 1)
-    logger.addHandler(logging.NullHandler())
-    return logger
+    reason = Failure.AUTH_ERROR if name in _NOT_US else Failure.CLIENT_ERROR
+    return RequestError(message, reason=reason, permanent=True)
