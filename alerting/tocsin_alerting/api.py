@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
@@ -18,6 +19,7 @@ from tocsin_alerting.answers import BadRequestError, Pieces, json_answer, on_bad
 from tocsin_alerting.dispatch import Dispatcher
 from tocsin_alerting.fast import fast
 from tocsin_alerting.grouping import Group
+from tocsin_alerting.leadership import DATABASE_ERRORS, Leadership
 from tocsin_alerting.listing import AT_ONCE, Listing
 from tocsin_alerting.matchers import Mode
 from tocsin_alerting.options import Options
@@ -33,6 +35,9 @@ __all__ = ["Api", "BadRequestError", "fast", "on_bad_request", "on_http_error"]
 NOTIFICATIONS_LIMIT: Final = 500
 """Notifications one request may ask for."""
 
+_PATIENCE: Final = 1.0
+"""Seconds that an answer waits to hear who leads."""
+
 _GONE: Final = {
     "status": "deprecated",
     "error": "Alertmanager's API v1 went with its version 0.27; ask the same path under /api/v2",
@@ -42,8 +47,11 @@ _GONE: Final = {
 class Api:
     """The handlers; each is a few lines over the dispatcher or the storage."""
 
-    def __init__(self, dispatcher: Dispatcher, storage: Storage, clock: Clock, options: Options) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, storage: Storage, clock: Clock, options: Options, leadership: Leadership
+    ) -> None:
         self._dispatcher = dispatcher
+        self._leadership = leadership
         self._storage = storage
         self._clock = clock
         self._selections = Selections(dispatcher.book)
@@ -126,7 +134,7 @@ class Api:
 
     async def _status(self, _: Request) -> Response:
         status = {
-            "cluster": {"status": "disabled", "peers": []},
+            "cluster": await self._cluster(),
             "config": {"original": self._dispatcher.config.original},
             "uptime": rfc3339(self._started),
             "versionInfo": {
@@ -139,6 +147,20 @@ class Api:
             },
         }
         return json_answer(status)
+
+    async def _cluster(self) -> dict[str, object]:
+        """Return who leads, in the words for gossip: the peers are the replica that tells and this one."""
+        if not self._storage.shared:
+            return {"status": "disabled", "peers": []}
+        name = self._leadership.name
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                leader, left = await self._storage.leader()
+        except DATABASE_ERRORS:
+            leader, left = "", 0.0
+        names = {name: "answers"} | ({leader: "tells receivers"} if leader and left > 0 else {})
+        peers = [{"name": each, "address": role} for each, role in sorted(names.items())]
+        return {"status": "ready" if left > 0 else "settling", "name": name, "peers": peers}
 
     async def _notifications(self, request: Request) -> Response:
         text = request.query_params.get("limit", "50")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from tocsin_alerting.storage import DeposedError, Storage
+from tocsin_alerting.outbox import DeposedError
+from tocsin_alerting.storage import Storage
 from tocsin_alerting.tables import LaneKey, Outcome, Row
 
 

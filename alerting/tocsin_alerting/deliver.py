@@ -18,15 +18,15 @@ from tocsin_alerting.config import Integration
 from tocsin_alerting.grouping import GroupId
 from tocsin_alerting.limits import Bucket, Rate
 from tocsin_alerting.messages import clean
+from tocsin_alerting.outbox import DeposedError
 from tocsin_alerting.receivers import KINDS
 from tocsin_alerting.receivers.sending import Sending
-from tocsin_alerting.storage import DeposedError
 from tocsin_alerting.tables import LaneKey, Outcome, Row, State
 from tocsin_alerting.telemetry import Telemetry
 from tocsin_service.clock import Clock
 from tocsin_service.http import Backoff, Failure, RequestError
 
-PER_DESTINATION: Final = 8
+PER_DESTINATION: Final = 32
 """Attempts under way at once to one integration."""
 ATTEMPT_LIMIT: Final = 60.0
 """Seconds one attempt may take whatever the receiver does, where its `timeout` is not longer: httpx' timeouts begin
@@ -87,20 +87,41 @@ class Courier:
         self._buckets: dict[str, tuple[Rate, Bucket]] = {}
         self._stopping = asyncio.Event()
 
-    def wake(self, lanes: Iterable[LaneKey], *, due: float) -> None:
-        """Look at the outbox of `lanes`, where something was written or withdrawn; it was due at `due`."""
+    def wake(self, lane: LaneKey, *, due: float, handed: Row | None = None) -> None:
+        """Look at the outbox of a lane, where something was written or withdrawn.
+
+        Args:
+            due: when it was due.
+            handed: the message itself, where it was claimed as it was written; see `ready`.
+        """
+        work = self._lanes.get(lane)
+        if work is None:
+            work = self._lanes[lane] = _Work(due)
+            self._groups.setdefault(lane.group, _Open()).lanes += 1
+            work.task = asyncio.create_task(self._run(lane, work), name=f"deliver {lane.integration}")
+        work.handed = handed
+        work.news.set()
+
+    def ready(self, lanes: Iterable[LaneKey]) -> frozenset[LaneKey]:
+        """Return those of `lanes` whose next message would leave at once, and so may be claimed as it is written."""
+        free: dict[_Destination, int] = {}
+        found = set()
         for lane in lanes:
-            work = self._lanes.get(lane)
-            if work is None:
-                work = self._lanes[lane] = _Work(due)
-                self._groups.setdefault(lane.group, _Open()).lanes += 1
-                work.task = asyncio.create_task(self._run(lane, work), name=f"deliver {lane.integration}")
-            work.news.set()
+            left = free.get(lane.destination)
+            if left is None:
+                busy = sum(1 for other in self._lanes if other.destination == lane.destination)
+                paused = self._not_before.get(lane.destination, 0.0) > self._clock.now()
+                left = 0 if paused or self._rate(lane) else PER_DESTINATION - busy
+            if left > 0 and lane not in self._lanes:
+                left -= 1
+                found.add(lane)
+            free[lane.destination] = left
+        return frozenset(found)
 
     def resume(self, pending: Mapping[LaneKey, float]) -> None:
         """Take up what another process left."""
         for lane, due in pending.items():
-            self.wake([lane], due=due)
+            self.wake(lane, due=due)
 
     def abandon(self) -> None:
         """Stop at once, also in the middle of a request: another router takes it up."""
@@ -174,6 +195,9 @@ class Courier:
                 # The receiver named this time: a newer message must not cut it short, only the end of the process.
                 await self._clock.wait(self._stopping, pause)
                 return 0.0
+            if (row := work.handed) is not None:
+                work.handed = None
+                return await self._attempt(row, integration, work)
             try:
                 row = await self._clerk.claim(lane)
             except (SQLAlchemyError, OSError) as error:
@@ -237,12 +261,13 @@ class Courier:
             work.failed = True
             self._telemetry.failed(row, message, error.reason)
             return 0.0
-        await self._record(Outcome(row, State.PENDING, now, message, refused))
         wait, pause = self._backoff.delay(row.attempts - 1), 0.0
         if error.retry_after is not None:
             pause = min(error.retry_after, LONGEST_PAUSE)
+            # Before it is written down: nothing else must leave for there meanwhile.
             self._not_before[row.lane.destination] = now + pause
             wait = max(0.001, min(wait, pause))
+        await self._record(Outcome(row, State.PENDING, now, message, refused))
         self._telemetry.refused(row, message, max(wait, pause))
         return wait
 
@@ -263,6 +288,7 @@ class _Work:
         self.due = due
         self.failed = False
         self.abandoned = False
+        self.handed: Row | None = None
         self.news = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
 

@@ -18,15 +18,16 @@ from tocsin_alerting.acks import Acks
 from tocsin_alerting.alerts import Book, Entry, Taken
 from tocsin_alerting.config import Config, Integration
 from tocsin_alerting.deliver import Courier
-from tocsin_alerting.grouping import GroupId, Groups, rhythm
+from tocsin_alerting.grouping import Group, GroupId, Groups, rhythm
 from tocsin_alerting.inhibition import Inhibitor
 from tocsin_alerting.leadership import DATABASE_ERRORS
 from tocsin_alerting.look import Look, look
 from tocsin_alerting.model import Alert, Incoming, Notification, display_order
 from tocsin_alerting.muting import Muter
 from tocsin_alerting.options import Options
+from tocsin_alerting.outbox import Change, Decision, DeposedError, Event, Ticked
 from tocsin_alerting.silence_store import Silences
-from tocsin_alerting.storage import Change, Decision, DeposedError, Event, Remembered, Storage
+from tocsin_alerting.storage import Remembered, Storage
 from tocsin_alerting.tables import LaneKey
 from tocsin_alerting.telemetry import Telemetry
 from tocsin_service.clock import Clock
@@ -35,6 +36,8 @@ REMEMBER_EVERY: Final = 10.0
 """Seconds between writes of the ends last heard of."""
 SYNC_EVERY: Final = 1.0
 """Seconds after which a replica has heard what another one was told, where several share a database."""
+KEEP_LIMIT: Final = 3.0
+"""Seconds that whoever sends alerts waits for the database: one replica that hangs must not hold up the senders."""
 FOLLOWER_MEMORY: Final = 900.0
 """Seconds that a replica that does not lead keeps ended alerts in its groups."""
 
@@ -128,7 +131,8 @@ class Dispatcher:
         if not entries:
             return
         try:
-            await self._storage.keep(list(entries.values()), now=self._clock.now())
+            async with asyncio.timeout(KEEP_LIMIT):
+                await self._storage.keep(list(entries.values()), now=self._clock.now())
         except BaseException as error:
             self._unkept = entries | self._unkept
             if not isinstance(error, DATABASE_ERRORS):
@@ -188,19 +192,27 @@ class Dispatcher:
                 return Decision(changes, self._events(looks, changes), anchors, tuple(self._gone))
 
             gone = len(self._gone)
-            keys = (found.group.key for found in looks)
-            changes = await self._storage.tick(keys, decide, now=now, epoch=self.epoch)
+            ticked = await self._storage.tick(
+                (found.group.key for found in looks),
+                decide,
+                now=now,
+                epoch=self.epoch,
+                at_once=self._courier.ready(lane for found in looks for lane in self._lanes(found.group)),
+            )
             del self._gone[:gone]
-            self._after(looks, changes, plans, now)
+            self._after(looks, ticked, plans, now)
 
-    def _after(
-        self, looks: Sequence[Look], changes: Sequence[Change], lanes: Mapping[LaneKey, dedup.Lane], now: float
-    ) -> None:
+    def _lanes(self, group: Group) -> Iterator[LaneKey]:
+        receiver = self.config.receivers.get(group.route.receiver)
+        for integration in receiver.integrations if receiver else ():
+            yield LaneKey(group.key, group.route.receiver, integration.kind, integration.position)
+
+    def _after(self, looks: Sequence[Look], ticked: Ticked, lanes: Mapping[LaneKey, dedup.Lane], now: float) -> None:
         owed: dict[GroupId, frozenset[str]] = {found.group.id: frozenset() for found in looks}
         for lane, state in lanes.items():
             if lane.group in owed:
                 owed[lane.group] |= state.owed
-        for change in changes:
+        for change in ticked.changes:
             if isinstance(change.plan, dedup.Send | dedup.Note) and change.plan.told is not None:
                 owed[change.lane.group] |= change.plan.told.owed
         self._owed |= owed
@@ -208,8 +220,8 @@ class Dispatcher:
             held = {alert.fingerprint for alert in found.held} & owed[found.group.id]
             self._telemetry.suppressed(found.suppressed)
             self.groups.ticked(found.group, found.ended - held, now)
-        for change in changes:
-            self._courier.wake([change.lane], due=change.due)
+        for change in ticked.changes:
+            self._courier.wake(change.lane, due=change.due, handed=ticked.handed.get(change.lane))
         for found in looks:
             if not self._courier.busy(found.group.id):
                 self.ended(found.group.id, told=True)

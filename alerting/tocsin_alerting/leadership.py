@@ -107,8 +107,8 @@ class Leadership:
 
     async def _try(self) -> None:
         asked = _monotonic()
-        async with asyncio.timeout(None if self._alone else _TIMEOUT):
-            epoch = await self._storage.lead(self.name, seconds=self._lease, now=self._clock.now())
+        # Waited for to its end: a lease that is taken and not known to be would keep everybody silent.
+        epoch = await self._storage.lead(self.name, seconds=self._lease, now=self._clock.now())
         if epoch is not None:
             self.epoch, self._leads = epoch, True
             self._until = None if self._alone else asked + self._lease - _MARGIN

@@ -28,6 +28,7 @@ from tocsin_alerting.leadership import DATABASE_ERRORS, Leadership
 from tocsin_alerting.limits import Rate
 from tocsin_alerting.matchers import Mode
 from tocsin_alerting.options import Options
+from tocsin_alerting.outbox import DeposedError
 from tocsin_alerting.pings import Pings
 from tocsin_alerting.receivers import KINDS
 from tocsin_alerting.receivers.clients import Clients
@@ -35,10 +36,10 @@ from tocsin_alerting.receivers.sending import Sending
 from tocsin_alerting.silence_store import Silences
 from tocsin_alerting.sources import endpoint
 from tocsin_alerting.sources.telemetry import SourceTelemetry
-from tocsin_alerting.storage import DeposedError, Storage
+from tocsin_alerting.storage import Storage
 from tocsin_alerting.tables import LaneKey
 from tocsin_alerting.telemetry import Telemetry
-from tocsin_service import ops, run, web
+from tocsin_service import ops, run, telemetry, web
 from tocsin_service.clock import Clock, SystemClock
 from tocsin_service.db import Database
 from tocsin_service.settings import environment
@@ -83,6 +84,7 @@ class Router:
             per_alertname_limit=self._options.per_alertname_limit,
         )
         self._clients = Clients(user_agent=f"tocsin/{version('tocsin')}", environ=environment())
+        self._log = telemetry.logger("tocsin.alerting")
         self._storage = Storage(database_url)
         self._clerk = Clerk(self._storage)
         self._sending = self._equip(config)
@@ -103,7 +105,7 @@ class Router:
         self._pings = Pings(
             lambda: self._dispatcher.config.extras.pings, self._clients, self._clock, self._unwell, beats
         )
-        self._endpoints = api.Api(self._dispatcher, self._storage, self._clock, self._options)
+        self._endpoints = api.Api(self._dispatcher, self._storage, self._clock, self._options, self._leadership)
         self._watch()
         self._telemetry.configured(config, self._clock.now())
         self.app = self._make_app(reread)
@@ -112,6 +114,8 @@ class Router:
     # --- parts --------------------------------------------------------------------------------------------------
 
     def _equip(self, config: Config) -> Sending:
+        for caution in config.warnings:
+            self._log.warning("configuration", code=caution.code, problem=str(caution))
         return Sending(self._clients, config.templates, now=self._clock.now, terminal=self._terminal)
 
     def _make_courier(self) -> Courier:

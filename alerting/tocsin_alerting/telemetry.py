@@ -226,7 +226,8 @@ class Telemetry:
     def database_failed(self, error: BaseException) -> None:
         """Count and log that the database could not be used; the work is tried again."""
         self._database_errors.inc()
-        self._log.error("the database cannot be used, trying again", error=str(error).partition("\n")[0])
+        what = str(error).partition("\n")[0] or f"no answer in time ({type(error).__name__})"
+        self._log.error("the database cannot be used, trying again", error=what)
 
     def leading(self, *, leads: bool, epoch: int) -> None:
         """Note that this replica tells receivers from now on, or does not any more."""

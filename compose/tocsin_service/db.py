@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import queue
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import aiosqlite
 import sqlalchemy as sa
@@ -23,6 +25,18 @@ from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+_T = TypeVar("_T")
+_ANSWER_LIMIT: Final = 10.0
+"""Seconds that PostgreSQL may take for one statement, or to let us in."""
+
+
+_SESSION: Final = {
+    # Who is cut off in the middle of a transaction must not keep its locks: others go on without him.
+    "idle_in_transaction_session_timeout": "2500",
+    "lock_timeout": "5000",
+    "application_name": "tocsin",
+}
 
 
 class DatabaseError(Exception):
@@ -47,6 +61,7 @@ class Database:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._writer = asyncio.Lock()
+        self._thread: _SqliteThread | None = None
         self.dialect = engine.dialect.name
         """`sqlite` or `postgresql`."""
 
@@ -97,9 +112,101 @@ class Database:
             async with connection.begin():
                 yield connection
 
+    async def transact(self, step: Callable[[sa.Connection], _T]) -> _T:
+        """Run `step` inside a transaction that commits when it returns and rolls back when it raises.
+
+        What `write` does statement by statement, each with a change of threads and back, this does as a whole: on
+        SQLite `step` runs in another thread, so that it must not touch what others change meanwhile. It is not
+        interrupted: whoever is cancelled leaves it to its end.
+        """
+        if self.dialect != "sqlite":
+            async with self._engine.begin() as connection:
+                return await connection.run_sync(step)
+        async with self._writer:
+            if self._thread is None:
+                self._thread = _SqliteThread(self._engine.url.database or "")
+            return await self._thread.run(step)
+
     async def close(self) -> None:
         """Close all connections; SQLite then folds its write-ahead log into the file."""
+        async with self._writer:
+            if self._thread is not None:
+                await self._thread.close()
+                self._thread = None
         await self._engine.dispose()
+
+
+class _SqliteThread:
+    """One connection in a thread of its own, which runs whole transactions one after the other."""
+
+    def __init__(self, path: str) -> None:
+        self._engine = sa.create_engine(f"sqlite:///{path}", poolclass=sa.pool.StaticPool)
+        sa.event.listen(self._engine, "connect", _configure_sqlite)
+        sa.event.listen(self._engine, "begin", _begin_sqlite)
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        # A process that is told to end does not wait for a database.
+        threading.Thread(target=self._run, name="sqlite", daemon=True).start()
+
+    async def run(self, step: Callable[[sa.Connection], _T]) -> _T:
+        """Run `step` in a transaction; once begun it is waited for, also by who is cancelled."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[_T] = loop.create_future()
+
+        def work() -> None:
+            try:
+                result = self._transaction(step)
+            except BaseException as error:  # handed on to whoever waits
+                _tell(loop, done.set_exception, error)
+            else:
+                _tell(loop, done.set_result, result)
+
+        self._work.put(work)
+        return await _to_its_end(done)
+
+    def _transaction(self, step: Callable[[sa.Connection], _T]) -> _T:
+        with self._engine.connect() as connection:
+            # IMMEDIATE takes SQLite's write lock at once, so that another process' writer is waited for here.
+            connection.execution_options(sqlite_begin="IMMEDIATE")
+            with connection.begin():
+                return step(connection)
+
+    async def close(self) -> None:
+        """Close the connection and end the thread."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+
+        def work() -> None:
+            self._engine.dispose()
+            _tell(loop, done.set_result, None)
+
+        self._work.put(work)
+        self._work.put(None)
+        await _to_its_end(done)
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+
+
+def _tell(loop: asyncio.AbstractEventLoop, tell: Callable[[Any], None], value: object) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+        loop.call_soon_threadsafe(tell, value)
+
+
+async def _to_its_end(begun: asyncio.Future[_T]) -> _T:
+    """Wait for what cannot be taken back; a cancellation is put off to the next await that is none of this kind."""
+    task, put_off = asyncio.current_task(), 0
+    while not begun.done():
+        try:
+            await asyncio.wait([begun])
+        except asyncio.CancelledError:
+            put_off += 1
+            if task is not None:
+                task.uncancel()
+    for _ in range(put_off):
+        if task is not None:
+            task.cancel()
+    return begun.result()
 
 
 class _SqliteConnection(aiosqlite.Connection):
@@ -117,18 +224,7 @@ class _SqliteConnection(aiosqlite.Connection):
 
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         statement: Callable[..., Coroutine[Any, Any, Any]] = super()._execute
-        begun, task, put_off = asyncio.ensure_future(statement(fn, *args, **kwargs)), asyncio.current_task(), 0
-        while not begun.done():
-            try:
-                await asyncio.wait([begun])
-            except asyncio.CancelledError:
-                put_off += 1
-                if task is not None:
-                    task.uncancel()
-        for _ in range(put_off):
-            if task is not None:
-                task.cancel()
-        return begun.result()
+        return await _to_its_end(asyncio.ensure_future(statement(fn, *args, **kwargs)))
 
     def stop(self) -> asyncio.Future[Any] | None:
         """End the thread once; a second call has nothing to wait for."""
@@ -157,7 +253,9 @@ def _engine(url: str) -> AsyncEngine:
         # Its one connection would be shared by readers and the writer, and their transactions would mix.
         raise DatabaseError("a database in memory forgets everything; write sqlite:///path")
     if drivers[name].startswith("postgresql"):
-        return create_async_engine(parsed, pool_pre_ping=True)
+        # A connection that hangs, as behind a switch that has died, must not be waited for for ever.
+        limits = {"timeout": _ANSWER_LIMIT, "command_timeout": _ANSWER_LIMIT, "server_settings": _SESSION}
+        return create_async_engine(parsed, pool_pre_ping=True, pool_timeout=_ANSWER_LIMIT, connect_args=limits)
     path = parsed.database or ""
 
     def connect() -> sqlite3.Connection:

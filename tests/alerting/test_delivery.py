@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from starlette.responses import Response
 
+from tocsin_alerting.deliver import PER_DESTINATION
 from tocsin_alerting.testing import Served, config, serving
 from tocsin_service import web
 from tocsin_service.clock import rfc3339
@@ -178,9 +179,11 @@ receivers:
   - {{name: silent, slack_configs: [{{api_url: "{web.bound(silent).url}/x", timeout: 30s}}]}}
   - {{name: good, slack_configs: [{{api_url: "{got.url}/chat"}}], webhook_configs: [{{url: "{named}/hook"}}]}}
 """
-        async with serving(text, database_url=database_url) as router:
-            await router.post(*({"labels": {"alertname": "Down", "service": f"s{n}"}} for n in range(20)))
-            await eventually(lambda: router.registry.get_sample_value(_ATTEMPTS, {"integration": "slack"}) == 8)
+        async with serving(text, database_url=database_url, extras="rate_limits: {slack: off}") as router:
+            await router.post(*({"labels": {"alertname": "Down", "service": f"s{n}"}} for n in range(50)))
+            await eventually(
+                lambda: router.registry.get_sample_value(_ATTEMPTS, {"integration": "slack"}) == PER_DESTINATION
+            )
             await router.post({"labels": {"alertname": "Down", "to": "good"}})
             messages = await got.take(2)
             stopping = loop.time()

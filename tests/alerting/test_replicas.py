@@ -39,10 +39,11 @@ route:
 receivers: [{{name: hook, webhook_configs: [{{url: "{hook}/hook"}}]}}]
 """
 _PROMETHEUS = """
-global: {{scrape_interval: 500ms, evaluation_interval: 500ms}}
+global: {{scrape_interval: 500ms, evaluation_interval: 1s}}
 rule_files: [{folder}/rules.yml]
 scrape_configs: [{{job_name: shop, static_configs: [{{targets: ["{target}"]}}]}}]
-alerting: {{alertmanagers: [{{static_configs: [{{targets: {routers}}}]}}]}}
+# Prometheus waits for the slowest replica before it sends again, by default 10 s, and its alerts last 4 minutes; here 4 s.
+alerting: {{alertmanagers: [{{timeout: 500ms, static_configs: [{{targets: {routers}}}]}}]}}
 """
 _RULES = """
 groups: [{name: shop, rules: [{alert: Broken, expr: broken == 1, labels: {severity: page}}]}]
@@ -198,7 +199,7 @@ async def _prometheus(folder: Path, shop: str, routers: Iterable[str]) -> AsyncI
     process = await asyncio.create_subprocess_exec(
         str(program),
         *(f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"),
-        *(f"--web.listen-address={address}", "--rules.alert.resend-delay=500ms"),
+        *(f"--web.listen-address={address}", "--rules.alert.resend-delay=1s"),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
     )

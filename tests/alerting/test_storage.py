@@ -10,7 +10,8 @@ import pytest
 from tocsin_alerting.dedup import Lane, Leave, Note, Send, Told
 from tocsin_alerting.grouping import GroupId
 from tocsin_alerting.model import Alert, Notification, Reason
-from tocsin_alerting.storage import Change, Decision, DeposedError, Event, Storage
+from tocsin_alerting.outbox import Change, Decision, DeposedError, Event, Ticked
+from tocsin_alerting.storage import Storage
 from tocsin_alerting.tables import LaneKey, Outcome, Row, State
 from tocsin_alerting.testing import NOW, alert, entry, notification
 
@@ -29,7 +30,7 @@ class _Leading(Storage):
         assert found is not None
         self.epoch = found
 
-    async def decide(self, decide: _Decide, *, now: float = NOW, keys: tuple[str, ...] = ("{}:{}",)) -> list[Change]:
+    async def decide(self, decide: _Decide, *, now: float = NOW, keys: tuple[str, ...] = ("{}:{}",)) -> Ticked:
         return await self.tick(keys, decide, now=now, epoch=self.epoch)
 
     async def claim(self, lane: LaneKey) -> Row | None:
@@ -295,6 +296,20 @@ async def test_what_a_receiver_gives_back_comes_with_the_next_message(storage: _
         row = await storage.claim(_LANE)
         assert row is not None
         assert row.notification.handle == handle
+
+
+async def test_a_message_may_be_handed_over_as_it_is_written(storage: _Leading) -> None:
+    """With its first attempt counted: one transaction less before it leaves."""
+    decide = _Decide(Send(Reason.FIRST, _told(_ALERT)))
+    ticked = await storage.tick(["{}:{}"], decide, now=NOW, epoch=storage.epoch, at_once=[_LANE])
+    row = ticked.handed[_LANE]
+    assert (row.attempts, row.exposed) == (1, False)
+    assert (await _seen(storage)).exposed
+    again = await storage.claim(_LANE)
+    assert again is not None
+    assert (again.id, again.attempts, again.exposed, again.notification) == (row.id, 2, True, row.notification)
+    await storage.delivered(row, now=NOW)
+    assert (await _seen(storage)).told == _told(_ALERT)
 
 
 async def test_only_one_leads(storage: _Leading, any_database_url: str) -> None:
