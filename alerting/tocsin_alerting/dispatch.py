@@ -178,9 +178,10 @@ class Dispatcher:
         async with self._ticking:
             if self.epoch is None or self._clock.now() < self._begins_at or not self.groups.due(self._clock.now()):
                 return
-            # A silence that was answered before this instant, by whichever replica, holds.
-            await self._silences.refresh()
-            await self._acks.refresh()
+            if self._storage.shared:
+                # A silence that was answered before this instant, by whichever replica, holds.
+                await self._silences.refresh()
+                await self._acks.refresh()
             now = self._clock.now()
             looks = [look(group, self.muter, now) for group in self.groups.due(now)]
             plans: dict[LaneKey, dedup.Lane] = {}

@@ -22,6 +22,8 @@ _KEPT: Final = 1_000_000
 """Alerts whose mutes are remembered; those that are gone are not told of here."""
 _STEPS: Final = 1000
 """Changes of intervals that are looked at for the end of a mute."""
+_DAYS: Final = 40
+"""Days that are looked ahead for the end of a mute: a month and more, in a few milliseconds, once a day."""
 _SETTLED: Final = 86_400.0
 """Seconds for which an interval without a next change is not asked for one again."""
 
@@ -166,7 +168,7 @@ class Muter:
     def _next_heard(self, route: Route, now: float) -> float | None:
         active = [self._intervals[name] for name in route.active_time_intervals]
         mute = [self._intervals[name] for name in route.mute_time_intervals]
-        upcoming = {interval: interval.next_change(now) for interval in (*active, *mute)}
+        upcoming = {interval: interval.next_change(now, days=_DAYS) for interval in (*active, *mute)}
         for _ in range(_STEPS):
             now = min((change for change in upcoming.values() if change is not None), default=math.inf)
             if now == math.inf:
@@ -175,14 +177,14 @@ class Muter:
                 return now
             for interval, change in upcoming.items():
                 if change == now:
-                    upcoming[interval] = interval.next_change(now)
+                    upcoming[interval] = interval.next_change(now, days=_DAYS)
         return None
 
     def _span(self, name: str, now: float) -> _Span:
         known = self._spans.get(name)
         if known is None or not known.start <= now < known.end:
             interval = self._intervals[name]
-            change = interval.next_change(now)
+            change = interval.next_change(now, days=_DAYS)
             end = now + _SETTLED if change is None else change
             known = self._spans[name] = _Span(now, end, interval.contains(now), change)
         return known

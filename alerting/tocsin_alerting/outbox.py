@@ -6,6 +6,7 @@ Only the leader's `epoch` may decide and claim: whoever was it before gets `Depo
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -43,6 +44,84 @@ DISPATCH: Final = "dispatch"
 _CHUNK: Final = 500
 """Keys in one query; databases limit the number of parameters."""
 _OUTCOMES: Final = {State.DELIVERED: "taken", State.FAILED: "given up", State.PENDING: "not taken"}
+
+
+_INSERTS: Final[Mapping[str, Callable[[sa.Table], Any]]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+def lane_parameters(table: sa.Table) -> list[sa.ColumnElement[bool]]:
+    """Return the condition of being in the lane that `lane_values` gives."""
+    return [table.c[name] == sa.bindparam(f"lane_{name}") for name in LaneKey._fields]
+
+
+# The statements are made once: to build one costs several times what SQLite needs to execute it.
+
+_KEYS: Final[sa.BindParameter[Any]] = sa.bindparam("keys", expanding=True)
+# Held until the transaction ends: nobody takes over in the middle of it.
+_FENCE: Final = sa.select(LEADER.c.epoch).where(LEADER.c.name == DISPATCH).with_for_update(read=True)
+# Locked, so that no attempt begins between a look and the decision.
+_WAITING: Final = (
+    sa.select(*lane_columns(OUTBOX))
+    .where(OUTBOX.c.state == State.PENDING, OUTBOX.c.group_key.in_(_KEYS))
+    .with_for_update()
+)
+_MESSAGES: Final = (
+    sa.select(OUTBOX)
+    .where(OUTBOX.c.state == State.PENDING, OUTBOX.c.group_key.in_(_KEYS))
+    .order_by(OUTBOX.c.id)
+    .with_for_update()
+)
+_STATES: Final = sa.select(STATE).where(STATE.c.group_key.in_(_KEYS)).with_for_update()
+_INSERT_MESSAGES: Final = OUTBOX.insert().returning(OUTBOX.c.key, OUTBOX.c.id)
+_WITHDRAW: Final = (
+    OUTBOX.update()
+    .where(*lane_parameters(OUTBOX), OUTBOX.c.state == State.PENDING)
+    .values(state=State.SUPERSEDED, finished_at=sa.bindparam("finished"))
+)
+_COUNT: Final = (
+    OUTBOX.update()
+    .where(OUTBOX.c.id == sa.bindparam("row"))
+    .values(attempts=sa.bindparam("tries"), epoch=sa.bindparam("ours"))
+)
+_EXPOSE: Final = STATE.update().where(*lane_parameters(STATE)).values(exposed=True)
+# Even one that was superseded while under way has told what it says.
+_DELIVERED: Final = (
+    OUTBOX.update()
+    .where(OUTBOX.c.id == sa.bindparam("row"))
+    .values(state=State.DELIVERED, error=None, finished_at=sa.bindparam("finished"))
+)
+_TOLD: Final = (
+    STATE.update()
+    .where(*lane_parameters(STATE), STATE.c.told_sequence < sa.bindparam("number"))
+    .values(
+        told=sa.bindparam("says"),
+        told_sequence=sa.bindparam("number"),
+        exposed=False,
+        updated_at=sa.bindparam("finished"),
+        handle=sa.func.coalesce(sa.bindparam("given", type_=sa.Text), STATE.c.handle),
+    )
+)
+_FAILED: Final = (
+    OUTBOX.update()
+    .where(OUTBOX.c.id == sa.bindparam("row"), OUTBOX.c.state == State.PENDING)
+    .values(state=State.FAILED, error=sa.bindparam("why"), finished_at=sa.bindparam("finished"))
+)
+# What was told before counts again, so that the next tick may write another.
+_AS_BEFORE: Final = (
+    STATE.update()
+    .where(*lane_parameters(STATE), STATE.c.sequence == sa.bindparam("number"))
+    .values(intended=STATE.c.told, exposed=sa.bindparam("open"))
+)
+_WAITS: Final = (
+    OUTBOX.update()
+    .where(OUTBOX.c.id == sa.bindparam("row"), OUTBOX.c.state == State.PENDING)
+    .values(error=sa.bindparam("why"))
+)
+_MAY_HAVE_ARRIVED: Final = (
+    STATE.update()
+    .where(*lane_parameters(STATE), STATE.c.told_sequence < sa.bindparam("number"))
+    .values(exposed=sa.bindparam("open"))
+)
 
 
 class DeposedError(Exception):
@@ -219,9 +298,7 @@ def fence(connection: sa.Connection, epoch: int) -> None:
     Raises:
         DeposedError: another router leads.
     """
-    # Held until the transaction ends: nobody takes over in the middle of it.
-    query = sa.select(LEADER.c.epoch).where(LEADER.c.name == DISPATCH).with_for_update(read=True)
-    found = connection.execute(query).scalar_one()
+    found = connection.execute(_FENCE).scalar_one()
     if found != epoch:
         raise DeposedError(f"another router leads (epoch {found}, ours was {epoch})")
 
@@ -234,12 +311,7 @@ def insert(connection: sa.Connection, table: sa.Table, values: Sequence[Mapping[
 
 def upserting(connection: sa.Connection, table: sa.Table) -> Any:
     """Return an `insert` that knows `on_conflict_do_update`, which each database has for itself."""
-    return (sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert)(table)
-
-
-def lane_parameters(table: sa.Table) -> list[sa.ColumnElement[bool]]:
-    """Return the condition of being in the lane that `lane_values` gives."""
-    return [table.c[name] == sa.bindparam(f"lane_{name}") for name in LaneKey._fields]
+    return _INSERTS[connection.dialect.name](table)
 
 
 def lane_values(lane: Mapping[str, Any] | sa.RowMapping) -> dict[str, Any]:
@@ -254,11 +326,8 @@ def _known(connection: sa.Connection, keys: Sequence[str]) -> _Known:
     lanes: dict[LaneKey, Lane] = {}
     handles: dict[LaneKey, str | None] = {}
     for chunk in _chunks(keys):
-        waiting = sa.select(*lane_columns(OUTBOX)).where(OUTBOX.c.state == State.PENDING, OUTBOX.c.group_key.in_(chunk))
-        # Locked, so that no attempt begins between this look and the decision.
-        pending = {LaneKey(*row) for row in connection.execute(waiting.with_for_update()).all()}
-        states = sa.select(STATE).where(STATE.c.group_key.in_(chunk)).with_for_update()
-        for row in connection.execute(states).mappings():
+        pending = {LaneKey(*row) for row in connection.execute(_WAITING, {"keys": chunk}).all()}
+        for row in connection.execute(_STATES, {"keys": chunk}).mappings():
             lane = read_lane(row)
             lanes[lane] = read_lane_state(row, pending=lane in pending)
             handles[lane] = row["handle"]
@@ -269,24 +338,26 @@ def _insert_messages(connection: sa.Connection, values: Sequence[Mapping[str, An
     """Return the numbers of the new messages by their keys."""
     if not values:
         return {}
-    found = connection.execute(OUTBOX.insert().returning(OUTBOX.c.key, OUTBOX.c.id), values)
+    found = connection.execute(_INSERT_MESSAGES, values)
     return {row.key: row.id for row in found}
 
 
 def _upsert(connection: sa.Connection, table: sa.Table, values: Sequence[Mapping[str, Any]]) -> None:
-    if not values:
-        return
-    statement = upserting(connection, table)
+    if values:
+        connection.execute(_upsert_statement(connection.dialect.name, table, tuple(values[0])), values)
+
+
+@functools.cache
+def _upsert_statement(dialect: str, table: sa.Table, names: Sequence[str]) -> Any:
+    statement = _INSERTS[dialect](table)
     keys = [column.name for column in table.primary_key]
-    updates = {name: statement.excluded[name] for name in values[0] if name not in keys}
-    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=updates), values)
+    updates = {name: statement.excluded[name] for name in names if name not in keys}
+    return statement.on_conflict_do_update(index_elements=keys, set_=updates)
 
 
 def _withdraw(connection: sa.Connection, lanes: Sequence[LaneKey], now: float) -> None:
     if lanes:
-        statement = OUTBOX.update().where(*lane_parameters(OUTBOX), OUTBOX.c.state == State.PENDING)
-        values = [lane_values(lane._asdict()) for lane in lanes]
-        connection.execute(statement.values(state=State.SUPERSEDED, finished_at=now), values)
+        connection.execute(_WITHDRAW, [{**lane_values(lane._asdict()), "finished": now} for lane in lanes])
 
 
 def _forget_groups(connection: sa.Connection, gone: Sequence[GroupId]) -> None:
@@ -302,12 +373,9 @@ def _forget_groups(connection: sa.Connection, gone: Sequence[GroupId]) -> None:
 def _claim(connection: sa.Connection, wanted: Collection[LaneKey], epoch: int) -> dict[LaneKey, Row]:
     found: dict[LaneKey, Row] = {}
     for chunk in _chunks(sorted({lane.group_key for lane in wanted})):
-        query = sa.select(OUTBOX).where(OUTBOX.c.state == State.PENDING, OUTBOX.c.group_key.in_(chunk))
-        rows = connection.execute(query.order_by(OUTBOX.c.id).with_for_update()).mappings().all()
-        states = sa.select(*lane_columns(STATE), STATE.c.exposed, STATE.c.handle).where(STATE.c.group_key.in_(chunk))
-        known = {
-            LaneKey(*row[:4]): (bool(row[4]), row[5]) for row in connection.execute(states.with_for_update()).all()
-        }
+        rows = connection.execute(_MESSAGES, {"keys": chunk}).mappings().all()
+        states = connection.execute(_STATES, {"keys": chunk}).mappings()
+        known = {read_lane(row): (bool(row["exposed"]), row["handle"]) for row in states}
         for item in rows:
             row = read_row(item)
             if row.lane in wanted and row.lane not in found:
@@ -315,11 +383,9 @@ def _claim(connection: sa.Connection, wanted: Collection[LaneKey], epoch: int) -
                 row = dataclasses.replace(row, attempts=row.attempts + 1, exposed=exposed)
                 found[row.lane] = with_handle(row, handle)
     if found:
-        counted = OUTBOX.update().where(OUTBOX.c.id == sa.bindparam("row"))
         values = [{"row": row.id, "tries": row.attempts, "ours": epoch} for row in found.values()]
-        connection.execute(counted.values(attempts=sa.bindparam("tries"), epoch=sa.bindparam("ours")), values)
-        exposing = STATE.update().where(*lane_parameters(STATE)).values(exposed=True)
-        connection.execute(exposing, [lane_values(lane._asdict()) for lane in found])
+        connection.execute(_COUNT, values)
+        connection.execute(_EXPOSE, [lane_values(lane._asdict()) for lane in found])
     return found
 
 
@@ -335,18 +401,7 @@ def _note(connection: sa.Connection, outcomes: Sequence[Outcome]) -> None:
 
 
 def _note_delivered(connection: sa.Connection, outcomes: Sequence[Outcome]) -> None:
-    # Even one that was superseded while under way has told what it says.
-    done = OUTBOX.update().where(OUTBOX.c.id == sa.bindparam("row"))
-    done = done.values(state=State.DELIVERED, error=None, finished_at=sa.bindparam("finished"))
-    connection.execute(done, [{"row": item.row.id, "finished": item.at} for item in outcomes])
-    told = STATE.update().where(*lane_parameters(STATE), STATE.c.told_sequence < sa.bindparam("number"))
-    told = told.values(
-        told=sa.bindparam("says"),
-        told_sequence=sa.bindparam("number"),
-        exposed=False,
-        updated_at=sa.bindparam("finished"),
-        handle=sa.func.coalesce(sa.bindparam("given", type_=sa.Text), STATE.c.handle),
-    )
+    connection.execute(_DELIVERED, [{"row": item.row.id, "finished": item.at} for item in outcomes])
     values = [
         {
             **lane_values(item.row.lane._asdict()),
@@ -357,26 +412,17 @@ def _note_delivered(connection: sa.Connection, outcomes: Sequence[Outcome]) -> N
         }
         for item in outcomes
     ]
-    connection.execute(told, values)
+    connection.execute(_TOLD, values)
 
 
 def _note_failed(connection: sa.Connection, outcomes: Sequence[Outcome]) -> None:
-    done = OUTBOX.update().where(OUTBOX.c.id == sa.bindparam("row"), OUTBOX.c.state == State.PENDING)
-    done = done.values(state=State.FAILED, error=sa.bindparam("why"), finished_at=sa.bindparam("finished"))
-    connection.execute(done, [{"row": i.row.id, "why": i.detail, "finished": i.at} for i in outcomes])
-    # What was told before counts again, so that the next tick may write another.
-    before = STATE.update().where(*lane_parameters(STATE), STATE.c.sequence == sa.bindparam("number"))
-    before = before.values(intended=STATE.c.told, exposed=sa.bindparam("open"))
-    connection.execute(before, [_exposure(item) for item in outcomes])
+    connection.execute(_FAILED, [{"row": i.row.id, "why": i.detail, "finished": i.at} for i in outcomes])
+    connection.execute(_AS_BEFORE, [_exposure(item) for item in outcomes])
 
 
 def _note_again(connection: sa.Connection, outcomes: Sequence[Outcome]) -> None:
-    waits = OUTBOX.update().where(OUTBOX.c.id == sa.bindparam("row"), OUTBOX.c.state == State.PENDING)
-    connection.execute(
-        waits.values(error=sa.bindparam("why")), [{"row": item.row.id, "why": item.detail} for item in outcomes]
-    )
-    still = STATE.update().where(*lane_parameters(STATE), STATE.c.told_sequence < sa.bindparam("number"))
-    connection.execute(still.values(exposed=sa.bindparam("open")), [_exposure(item) for item in outcomes])
+    connection.execute(_WAITS, [{"row": item.row.id, "why": item.detail} for item in outcomes])
+    connection.execute(_MAY_HAVE_ARRIVED, [_exposure(item) for item in outcomes])
 
 
 _NOTES: Final = {State.DELIVERED: _note_delivered, State.FAILED: _note_failed, State.PENDING: _note_again}

@@ -42,6 +42,15 @@ from tocsin_alerting.tables import (
 from tocsin_service.db import Database, Migrations
 
 MIGRATIONS: Final = Migrations("alerting", "tocsin_alerting.migrations")
+_KEEP: Final = """\
+INSERT INTO alerting_alert (fingerprint, alert, ends_at, updated_at, received_at, changed_at, writer)
+VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (fingerprint) DO UPDATE SET alert = excluded.alert, ends_at = excluded.ends_at,
+  updated_at = excluded.updated_at, received_at = excluded.received_at, changed_at = excluded.changed_at,
+  writer = excluded.writer
+WHERE excluded.updated_at >= alerting_alert.updated_at"""
+"""Alerts into SQLite, in the order of `alert_row`: the bulk of all that is written, at half of what it costs by way of
+SQLAlchemy's expressions."""
 _OVERLAP: Final = 10.0
 """Seconds that are looked at again for alerts of other replicas: transactions become visible out of order."""
 
@@ -232,6 +241,10 @@ class Storage:
             entry.kept_ends_at = row["ends_at"]
 
     async def _keep(self, values: Sequence[Mapping[str, Any]], now: float) -> None:
+        if not self.shared:
+            plain = [(*row.values(), now, self._writer) for row in values]
+            await self.database.transact(lambda connection: connection.exec_driver_sql(_KEEP, plain))
+            return
         # In one order everywhere, or two replicas that are sent the same alerts block each other.
         rows = sorted(values, key=lambda row: str(row["fingerprint"]))
         constant = {"changed_at": self._time(now), "writer": self._writer}

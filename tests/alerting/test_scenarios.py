@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Sequence
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +23,6 @@ from tocsin_alerting.acceptance import (
     alertmanager,
     play,
 )
-from tocsin_alerting.testing import serving
 from tocsin_stack import debian
 
 pytestmark = pytest.mark.quiet
@@ -271,16 +270,11 @@ def _alertmanagers_own(item: tuple[Scenario, Sequence[Message]]) -> Scenario:
     return Scenario(scenario.name, scenario.steps, expected, scenario.route, scenario.receivers, scenario.hook)
 
 
-async def test_ours_keeps_every_promise(any_database_url: str) -> None:
-    """On SQLite and on PostgreSQL."""
-
-    @contextlib.asynccontextmanager
-    async def serve(text: str) -> AsyncIterator[str]:
-        async with serving(text, database_url=any_database_url) as router:
-            yield router.url
-
+async def test_ours_keeps_every_promise(tmp_path: Path, any_database_url: str) -> None:
+    """The command takes the same flags and the same file; on SQLite and on PostgreSQL."""
+    command = [sys.executable, "-m", "tocsin_stack", "alerting", f"--storage.url={any_database_url}"]
     scenarios = [*SAME, *(scenario for scenario, _ in DIFFERENT)]
-    outcome = await play(scenarios, serve, seconds=SECONDS)
+    outcome = await play(scenarios, lambda text: alertmanager(command, tmp_path, text), seconds=SECONDS)
     assert "\n".join(_judge(scenarios, outcome)) == ""
 
 
