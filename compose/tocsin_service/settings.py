@@ -29,7 +29,7 @@ Loc = tuple[str | int, ...]
 class Settings(pydantic.BaseModel):
     """Base of all settings: frozen, unknown keys are errors, a default stands once beside its field."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
 
 
 def _duration(value: object) -> float:

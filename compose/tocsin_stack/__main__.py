@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 
 def main() -> None:
     """Run the command; where only the library is installed, say what is missing."""
+    gc.disable()  # what is loaded stays: `run.serve` switches collection on again once everything is up
     try:
         from tocsin_stack import cli
     except ModuleNotFoundError as error:
