@@ -36,7 +36,9 @@ class Service:
     Args:
         listeners: more sockets that answer like `listener`.
         web: TLS, passwords and headers of its sockets.
+        ahead: begins what takes long, before any service starts; its process must end with ours.
         start: opens what the service needs; the socket answers only after it.
+        settle: waits for what `ahead` has begun, once all services have started.
         loops: run until they are cancelled; one that ends or raises ends the process with exit code 1.
         drain: finishes what is in memory once nothing new comes in.
         close: lets go of everything; always called, also after a failed start.
@@ -47,7 +49,9 @@ class Service:
     listener: socket.socket | None = None
     listeners: Sequence[socket.socket] = field(default=())
     web: WebFile | None = None
+    ahead: Step = nothing
     start: Step = nothing
+    settle: Step = nothing
     loops: Sequence[Step] = field(default=())
     drain: Step = nothing
     close: Step = nothing
@@ -157,8 +161,12 @@ async def serve(
 
 async def _start(services: Sequence[Service], running: list[Running], ready: Step) -> None:
     for service in services:
+        await service.ahead()
+    for service in services:
         running.append(Running(service))
         await running[-1].start()
+    for service in services:
+        await service.settle()
     _settle_in()
     await ready()
 

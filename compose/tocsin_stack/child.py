@@ -128,10 +128,18 @@ class Child:
 
     async def start(self, *, patience: float) -> None:
         """Start the program and wait at most `patience` seconds for it to be ready or to end."""
+        await self.begin()
+        await self.settle(patience=patience)
+
+    async def begin(self) -> None:
+        """Start the program; others may start while it does."""
         self._output_path.parent.mkdir(parents=True, exist_ok=True)
         # Appending, so that emptying the file while the program writes leaves no hole of zeros.
         self._output = os.open(self._output_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC, 0o644)
         await self._spawn()
+
+    async def settle(self, *, patience: float) -> None:
+        """Wait at most `patience` seconds for what was begun to be ready or to end."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await self._become_ready()

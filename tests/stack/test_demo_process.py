@@ -19,7 +19,7 @@ import pytest
 
 from tocsin_service import run, web
 from tocsin_service.testing import eventually
-from tocsin_stack.demo.__main__ import main, rotate
+from tocsin_stack.demo.process import main, rotate
 from tocsin_stack.demo.supervise import Demo
 
 

@@ -55,11 +55,21 @@ class Demo:
 
     def service(self) -> run.Service:
         """Return its life for `run.serve`."""
-        return run.Service("demo", start=self._start, loops=[self._child.watch], drain=self._stop, close=self._stop)
+        return run.Service(
+            "demo",
+            ahead=self._begin,
+            settle=self._settle,
+            loops=[self._child.watch],
+            drain=self._stop,
+            close=self._stop,
+        )
 
-    async def _start(self) -> None:
+    async def _begin(self) -> None:
         self._http = Outbound(user_agent="tocsin", timeout=1.0)
-        await self._child.start(patience=START_PATIENCE)
+        await self._child.begin()
+
+    async def _settle(self) -> None:
+        await self._child.settle(patience=START_PATIENCE)
 
     async def _stop(self) -> None:
         await self._child.stop()
