@@ -42,7 +42,7 @@ _PROMETHEUS = """
 global: {{scrape_interval: 500ms, evaluation_interval: 1s}}
 rule_files: [{folder}/rules.yml]
 scrape_configs: [{{job_name: shop, static_configs: [{{targets: ["{target}"]}}]}}]
-# Prometheus waits for the slowest replica before it sends again, by default 10 s, and its alerts last 4 minutes; here 4 s.
+# Prometheus waits for the slowest replica before it sends again, by default 10 s; its alerts last 4 min, here 4 s.
 alerting: {{alertmanagers: [{{timeout: 500ms, static_configs: [{{targets: {routers}}}]}}]}}
 """
 _RULES = """
