@@ -7,7 +7,8 @@ the one that leads looks at them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,7 +51,7 @@ class Dispatcher:
     """Holds the alerts and their groups.
 
     Args:
-        leads: whether this replica tells receivers at this moment, and as which epoch.
+        deposed: called when the database says that another replica leads.
     """
 
     def __init__(
@@ -62,10 +63,12 @@ class Dispatcher:
         silences: Silences,
         acks: Acks,
         courier: Courier,
+        deposed: Callable[[], None],
         clock: Clock,
         telemetry: Telemetry,
     ) -> None:
         self.config = config
+        self._deposed = deposed
         self.groups = Groups()
         self.book = Book(config.root, per_alertname_limit=options.per_alertname_limit)
         self.muter = Muter(silences, acks, Inhibitor(config.inhibit_rules), config.intervals)
@@ -99,7 +102,10 @@ class Dispatcher:
             tocsin_alerting.intake.RefusedError: nothing of it can be taken.
             NotDurableError: the database could not be used.
         """
-        return await self._taken(self.book.take(body, self._clock.now(), self.config.resolve_timeout))
+        begun = time.perf_counter()
+        problems = await self._taken(self.book.take(body, self._clock.now(), self.config.resolve_timeout))
+        self._telemetry.processed(time.perf_counter() - begun)
+        return problems
 
     async def accept(self, incoming: Sequence[Incoming]) -> list[str]:
         """Take in alerts of our own sources; see `post`."""
@@ -160,7 +166,7 @@ class Dispatcher:
                 await asyncio.shield(self.tick())
                 await self._chores()
             except DeposedError:
-                self.follow()
+                self._deposed()
             except (*DATABASE_ERRORS, NotDurableError) as error:
                 self._telemetry.database_failed(error)
                 await self._clock.sleep(1.0)
@@ -217,6 +223,8 @@ class Dispatcher:
             if isinstance(change.plan, dedup.Send | dedup.Note) and change.plan.told is not None:
                 owed[change.lane.group] |= change.plan.told.owed
         self._owed |= owed
+        replaced = sum(1 for change in ticked.changes if lanes.get(change.lane, dedup.Lane()).pending)
+        self._telemetry.coalesced(replaced)
         for found in looks:
             held = {alert.fingerprint for alert in found.held} & owed[found.group.id]
             self._telemetry.suppressed(found.suppressed)
@@ -325,11 +333,23 @@ class Dispatcher:
             repeat = max(route.repeat_interval for route in routing.walk(self.config.root))
             old = now - self._options.retention
             # A lane must be remembered until its next repeat, however far off; its messages need not.
-            await self._storage.sweep(
-                finished_before=old, silent_since=min(old, now - 2 * repeat), ended_before=before - 3600.0
+            await self._maintain(
+                "nflog",
+                self._storage.sweep(
+                    finished_before=old, silent_since=min(old, now - 2 * repeat), ended_before=before - 3600.0
+                ),
             )
-            await self._silences.sweep(now)
+            await self._maintain("silences", self._silences.sweep(now))
             await self._acks.sweep(now)
+
+    async def _maintain(self, what: str, step: Awaitable[object]) -> None:
+        begun = time.perf_counter()
+        try:
+            await step
+        except DATABASE_ERRORS:
+            self._telemetry.maintained(what, None)
+            raise
+        self._telemetry.maintained(what, time.perf_counter() - begun)
 
     # --- lead, follow, reload -----------------------------------------------------------------------------------
 

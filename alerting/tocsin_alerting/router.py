@@ -149,6 +149,7 @@ class Router:
             silences=self._silences,
             acks=self._acks,
             courier=self._courier,
+            deposed=self._deposed,
             clock=self._clock,
             telemetry=self._telemetry,
         )
@@ -304,7 +305,7 @@ class Router:
             await self._dispatcher.remember()
             await self._leadership.resign()
         except DeposedError:
-            self._dispatcher.follow()  # whoever leads now goes on with it
+            self._deposed()  # whoever leads now goes on with it
 
     async def _close(self) -> None:
         await self._silences.close()

@@ -28,8 +28,6 @@ LISTS_MAXIMUM_AGE: Final = 86_400.0
 """Seconds after which the private package lists are fetched again."""
 COMMAND_TIMEOUT: Final = 300.0
 """Seconds one apt command may take."""
-DEBIAN: Final = "http://deb.debian.org/debian"
-"""Where another suite is looked for by a machine that has no mirror of Debian of its own; apt checks signatures."""
 KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 """The keys of Debian's archives, from the package debian-archive-keyring."""
 
@@ -250,16 +248,19 @@ class _Apt:
 
 
 def _mirror(apt_get: str, environ: Mapping[str, str]) -> str:
-    """Return the mirror of Debian that this machine is set up with: the one that is reachable from it."""
+    """Return the mirror of Debian that this machine is set up with: the one that is reachable from it.
+
+    Raises:
+        FetchError: it is set up with none.
+    """
     command = [apt_get, "update", "--print-uris"]
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         done = subprocess.run(  # noqa: S603 our own arguments
             command, env=environ, capture_output=True, text=True, timeout=COMMAND_TIMEOUT, check=False
         )
-    except subprocess.TimeoutExpired:
-        return DEBIAN
-    found = _RELEASE_URI.search(done.stdout)
-    return found[1] if found else DEBIAN
+        if found := _RELEASE_URI.search(done.stdout):
+            return found[1]
+    raise FetchError("this machine has no mirror of Debian among apt's sources; without one there is no other suite")
 
 
 def _unpack(dpkg_deb: str, archives: Sequence[Path], staging: Path, root: Path) -> list[str]:
