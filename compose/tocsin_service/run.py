@@ -36,9 +36,8 @@ class Service:
     Args:
         listeners: more sockets that answer like `listener`.
         web: TLS, passwords and headers of its sockets.
-        ahead: begins what takes long, before any service starts; its process must end with ours.
         start: opens what the service needs; the socket answers only after it.
-        settle: waits for what `ahead` has begun, once all services have started.
+        settle: waits for what `start` has only begun, once all services have started.
         loops: run until they are cancelled; one that ends or raises ends the process with exit code 1.
         drain: finishes what is in memory once nothing new comes in.
         close: lets go of everything; always called, also after a failed start.
@@ -49,7 +48,6 @@ class Service:
     listener: socket.socket | None = None
     listeners: Sequence[socket.socket] = field(default=())
     web: WebFile | None = None
-    ahead: Step = nothing
     start: Step = nothing
     settle: Step = nothing
     loops: Sequence[Step] = field(default=())
@@ -160,8 +158,6 @@ async def serve(
 
 
 async def _start(services: Sequence[Service], running: list[Running], ready: Step) -> None:
-    for service in services:
-        await service.ahead()
     for service in services:
         running.append(Running(service))
         await running[-1].start()

@@ -39,6 +39,7 @@ from tocsin_stack.screen import Row, Screen
 from tocsin_uptime.prober import Prober
 
 _LOG = "tocsin.log"
+_SHOP_LOG = "shop.json.log"
 _DEMO_ADDRESS = web.Address("127.0.0.1", 8000)
 _PART_CHECK = 5.0
 """Seconds between two looks at the parts for the gauge `tocsin_part_up`."""
@@ -73,12 +74,19 @@ def main(options: Options, *, environ: Mapping[str, str], started: float) -> int
     """
     with state.take(options.data_folder), (options.data_folder / _LOG).open("a", encoding="utf-8") as log:
         telemetry.configure("tocsin", level=options.log_level, stream=log)
-        stack = _Stack(options, environ)
         with Screen() as screen:
-            return asyncio.run(_run(stack, screen, options.data_folder, started))
+            return asyncio.run(_run(options, environ, screen, started))
 
 
-async def _run(stack: _Stack, screen: Screen, folder: Path, started: float) -> int:
+async def _run(options: Options, environ: Mapping[str, str], screen: Screen, started: float) -> int:
+    demo, folder = None, options.data_folder
+    if options.demo:
+        # It takes as long to start as all the rest: it does so beside it. It ends with us, whatever goes wrong here.
+        shop = web.bind(_DEMO_ADDRESS, or_any_port=True)
+        demo = Demo(shop, log_file=folder.absolute() / _SHOP_LOG, folder=folder.absolute())
+        await demo.begin()
+    stack = _Stack(options, environ, demo)
+
     async def ready() -> None:
         state.write(folder, stack.urls())
         screen.parts(stack.rows(), seconds=time.monotonic() - started, hints=stack.hints())
@@ -95,11 +103,11 @@ async def _run(stack: _Stack, screen: Screen, folder: Path, started: float) -> i
 class _Stack:
     """The parts, put together; the only place that knows all of them."""
 
-    def __init__(self, options: Options, environ: Mapping[str, str]) -> None:
+    def __init__(self, options: Options, environ: Mapping[str, str], demo: Demo | None) -> None:
         self._options = options
         self._environ = environ
         self._data = options.data_folder.absolute()
-        self._shop = web.bind(_DEMO_ADDRESS, or_any_port=True) if options.demo else None
+        self._demo = demo
         self._config = self._load()
         self._listeners = {
             name: self._listen(name) for name in ("alerting", "uptime", "ship", "console") if self._wanted(name)
@@ -140,7 +148,6 @@ class _Stack:
             transports={router_url: httpx.ASGITransport(app=self._router.app)},
             reread=self.reload,
         )
-        self._demo = None if self._shop is None else Demo(self._shop, log_file=self._shop_log, folder=self._data)
         return [
             self._router.service(self._listeners["alerting"]),
             self._shipper.service(self._listeners.get("ship")),
@@ -221,8 +228,8 @@ class _Stack:
         options = self._options
         if options.config_file is not None:
             document = Document.open(options.config_file, environ=self._environ)
-        elif self._shop is not None:
-            data = quick.demo(options.flags, shop=web.bound(self._shop).url, log_file=self._shop_log)
+        elif self._demo is not None:
+            data = quick.demo(options.flags, shop=self._demo.url, log_file=self._shop_log)
             document = Document(data, file="<demo>", folder=Path.cwd(), positions={})
         else:
             data = quick.document(options.flags)
@@ -243,7 +250,7 @@ class _Stack:
 
     @property
     def _shop_log(self) -> Path:
-        return self._data / "shop.json.log"
+        return self._data / _SHOP_LOG
 
     def _engine_row(self) -> Row:
         engine = self._engine

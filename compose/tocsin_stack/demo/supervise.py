@@ -57,16 +57,18 @@ class Demo:
         """Return its life for `run.serve`."""
         return run.Service(
             "demo",
-            ahead=self._begin,
+            start=self.begin,
             settle=self._settle,
             loops=[self._child.watch],
             drain=self._stop,
             close=self._stop,
         )
 
-    async def _begin(self) -> None:
-        self._http = Outbound(user_agent="tocsin", timeout=1.0)
-        await self._child.begin()
+    async def begin(self) -> None:
+        """Start the process, once: whoever is in a hurry does it before the service starts."""
+        if self._http is None:
+            self._http = Outbound(user_agent="tocsin", timeout=1.0)
+            await self._child.begin()
 
     async def _settle(self) -> None:
         await self._child.settle(patience=START_PATIENCE)
